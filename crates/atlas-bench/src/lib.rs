@@ -1,0 +1,1 @@
+//! Slow-origin emulator and the reader loops of the benchmarks.

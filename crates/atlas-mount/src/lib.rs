@@ -1,0 +1,1 @@
+//! FUSE sessions and mounts.

@@ -1,0 +1,1 @@
+//! Where the bytes stay: tiers, volumes, segments, bitmaps, checksums, quota.

@@ -1,0 +1,1 @@
+"""Atlas: a tiered cache in front of slow shared storage, for AI training."""

@@ -1,0 +1,153 @@
+"""The engine and the system calls that Python lacks, in Rust. Conversion only; see crates/atlas-py."""
+
+from typing import Literal, TypedDict
+
+__version__: str
+
+Identity = tuple[int, int, list[int]]
+"""uid, gid, supplementary groups."""
+
+class NativeError(Exception):
+    """Every error of this module. `errno` is what a reader of a mount would see."""
+
+    code: str
+    kind: str
+    errno: int
+
+class TierSettings(TypedDict):
+    medium: str
+    folder: str
+    uuid: str
+
+class DatasetSettings(TypedDict):
+    id: str
+    state_folder: str
+    source: str
+    identity: Identity
+    tier: TierSettings
+    quota_bytes: int
+    include: list[str]
+    exclude: list[str]
+
+class ScanStatus(TypedDict):
+    state: Literal["Running", "Complete", "Partial", "Failed"]
+    files: int
+    error: str | None
+
+class LeavingLinks(TypedDict):
+    count: int
+    names: list[str]
+
+class DatasetStatus(TypedDict):
+    files: int
+    folders: int
+    links: int
+    total_bytes: int
+    cached_files: int
+    cached_bytes: int
+    used_bytes: int
+    quota_bytes: int
+    hit_bytes: int
+    miss_bytes: int
+    origin_requests: int
+    origin_read_bytes: int
+    scan: ScanStatus
+    leaving_links: LeavingLinks
+    degraded: str | None
+    fuse_requests: dict[str, int]
+    mounted: bool
+    stale_files: int
+
+class LoadFailure(TypedDict):
+    path: str
+    reason: str
+
+class LoadStatus(TypedDict):
+    phase: Literal["Running", "Complete", "Partial", "Failed", "Stopped"]
+    files: int
+    bytes: int
+    files_total: int | None
+    bytes_total: int | None
+    failed: list[LoadFailure]
+    failed_count: int
+    skipped_bytes: int
+
+class Event(TypedDict):
+    dataset: str
+    time: float
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+class MountEntry(TypedDict):
+    id: int
+    parent: int
+    device: tuple[int, int]
+    path: str
+    type: str
+    source: str
+
+class ReadReport(TypedDict):
+    files: int
+    bytes: int
+    seconds: float
+    cpu_seconds: float
+
+class Engine:
+    """All data sets of one node. Every method may block on disks: call it off the event loop."""
+
+    def __init__(self, live_folder: str) -> None: ...
+    def create(self, dataset: DatasetSettings) -> None: ...
+    def open(self, dataset: DatasetSettings) -> None: ...
+    def serve(self, id: str, fuse: int, resume: bool) -> None:
+        """Serve the FUSE descriptor (a duplicate is taken); `resume`: another process served it before."""
+    def status(self, id: str) -> DatasetStatus: ...
+    def start_load(
+        self, id: str, load: str, paths: list[bytes], parallel: int, bytes_per_second: int
+    ) -> None:
+        """Start or continue a load; 0 means the default parallelism, and no limit of the rate."""
+    def load_status(self, id: str, load: str) -> LoadStatus: ...
+    def stop_load(self, id: str, load: str) -> None: ...
+    def events(self) -> list[Event]:
+        """The events since the last call."""
+    def close(self, id: str) -> None:
+        """Stop serving; everything stays for the next `open`."""
+    def destroy(self, id: str) -> None:
+        """Free the tier, the tables and the live bits. The kernel must have let go of the mount."""
+    def ended(self, id: str) -> bool:
+        """Whether no mount of the data set is left, not even a detached one with open files."""
+
+def open_folder_as(identity: Identity, path: str) -> int:
+    """A descriptor (O_PATH) of a folder, opened with the rights of `identity`; links are followed."""
+
+def check_source(path: str) -> None:
+    """Refuse a folder that lies in an Atlas mount or contains one."""
+
+def open_tier(folder: str, medium: str, create: bool, uuid: str | None) -> str:
+    """Open a tier folder, or make it one; returns its UUID. `uuid`: the one it must have."""
+
+def open_fuse() -> int: ...
+def mount_fuse(fuse: int, name: str, uid: int, gid: int) -> int:
+    """A detached read-only mount of a FUSE descriptor; returns the mount's descriptor."""
+
+def attach_mount(mount: int, folder: int) -> None: ...
+def clone_mount(path: str) -> int: ...
+def unmount(path: str, detach: bool) -> None: ...
+def mount_table() -> list[MountEntry]: ...
+def serve_slow_origin(
+    source: str,
+    target: str,
+    latency_seconds: float,
+    bytes_per_second: int,
+    operations_per_second: int,
+    ready: int,
+) -> dict[str, int]:
+    """Serve the emulated slow origin until SIGINT, SIGTERM or an unmount; returns request counts.
+
+    One byte is written to the descriptor `ready` when the target is mounted.
+    """
+
+def read_files(paths: list[bytes], order: list[int]) -> ReadReport:
+    """open + fstat + read + close of each file in `order` at the speed of C, on one thread."""
+
+def stat_files(paths: list[bytes], order: list[int]) -> ReadReport: ...

@@ -23,11 +23,14 @@ pub enum ErrorKind {
     Corrupt,
     /// The machine or its kernel cannot do this.
     Unsupported,
+    /// The root of the origin is not where it was (renamed, unmounted, another folder in its
+    /// place): bring it back. Says nothing about any entry below it.
+    OriginGone,
 }
 
 impl ErrorKind {
     /// Every kind, for tests that the front ends know them all.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Io,
         Self::Stale,
         Self::Denied,
@@ -37,6 +40,7 @@ impl ErrorKind {
         Self::Conflict,
         Self::Corrupt,
         Self::Unsupported,
+        Self::OriginGone,
     ];
 
     /// The stable code that users see and documents explain.
@@ -51,6 +55,7 @@ impl ErrorKind {
             Self::Conflict => "ATL1007",
             Self::Corrupt => "ATL1008",
             Self::Unsupported => "ATL1009",
+            Self::OriginGone => "ATL1010",
         }
     }
 }

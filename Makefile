@@ -27,6 +27,7 @@ build: $(STAMPS)/native
 
 $(STAMPS)/venv: tools/make_venv.py tools/fetch_debian.py
 	@command -v cargo >/dev/null || { echo 'error: cargo not found: install Rust 1.95 or newer' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: $(PYTHON) is not Python 3.11 or newer: make PYTHON=/path' >&2; exit 1; }
 	$(PYTHON) tools/make_venv.py .venv
 	@mkdir -p $(STAMPS) && touch $@
 

@@ -20,9 +20,6 @@ from fetch_debian import FetchError, fetch
 def main() -> int:
     """Make the environment in the folder that the one argument names."""
     folder = Path(sys.argv[1])
-    if sys.version_info < (3, 11):
-        print("error: Atlas needs Python 3.11 or newer: make PYTHON=/path", file=sys.stderr)
-        return 1
     bundled = importlib.util.find_spec("ensurepip") is not None
     venv.EnvBuilder(with_pip=bundled, clear=folder.exists(), symlinks=True).create(folder)
     if not bundled:

@@ -1,1 +1,4 @@
 //! Where the bytes stay: tiers, volumes, segments, bitmaps, checksums, quota.
+
+mod header;
+pub mod table;

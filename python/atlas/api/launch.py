@@ -1,0 +1,147 @@
+"""Starting a node on first use: at most one, and no polling.
+
+The node is a child of the keeper, which is what is started here. Both inherit the environment,
+from which they find the same home.
+"""
+
+import fcntl
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from atlas.api import errors
+from atlas.api.client import DEFAULT_TIMEOUT_SECONDS, NodeAbsentError, NodeClient
+from atlas.api.environment import Home, own_folder, own_home
+from atlas.api.errors import AtlasError
+
+READY_DESCRIPTOR: Final = 3
+"""The keeper finds its end of the pipe here."""
+_LARGEST_LOG_BYTES: Final = 16 << 20
+
+
+def ensure_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> NodeClient:
+    """A client of the node at `home`, which is started if none runs there.
+
+    Only the user's own home can be started; `home` of the system's node must be running already.
+    Raises AtlasError: what kept the node from starting, or TimedOut.
+    """
+    client = NodeClient(home, timeout_seconds)
+    try:
+        client.version()
+    except NodeAbsentError:
+        start_node(home, timeout_seconds)
+        client.version()
+    return client
+
+
+def start_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> bool:
+    """Starts the node at `home` and waits until it serves. False where one served already.
+
+    Raises AtlasError: what the node reported, or NotReady with the log's place.
+    """
+    if home != own_home():
+        raise AtlasError(
+            errors.NOT_READY,
+            "the system's node is not running, and only root may start it",
+            f"nothing listens at {home.socket}",
+        )
+    own_folder(home.run, 0o755)
+    own_folder(home.log, 0o700)
+    with _locked(home.start_lock):
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            # Another command may have started it while this one waited for the lock.
+            NodeClient(home, timeout_seconds).version()
+        except NodeAbsentError:
+            pass
+        else:
+            return False
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                starter = _spawn_keeper(home, writing)
+            finally:
+                os.close(writing)
+            # It forks the keeper and ends at once, so that no child is left to be waited for.
+            os.waitpid(starter, 0)
+            _await_ready(home, reading, deadline)
+        finally:
+            os.close(reading)
+    return True
+
+
+def _spawn_keeper(home: Home, writing: int) -> int:
+    log = _open_log(home.node_log)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "atlas.node.keeper"],
+            _environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+                (os.POSIX_SPAWN_DUP2, writing, READY_DESCRIPTOR),
+            ],
+            setsid=True,
+        )
+    finally:
+        os.close(log)
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment, in which the child finds this very package."""
+    environment = dict(os.environ)
+    package = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [package, *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    return environment
+
+
+def _open_log(path: Path) -> int:
+    """The log, for appending; one that has grown large becomes `node.log.1` first."""
+    try:
+        if path.stat().st_size > _LARGEST_LOG_BYTES:
+            path.replace(path.with_name(path.name + ".1"))
+    except FileNotFoundError:
+        pass
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
+def _await_ready(home: Home, reading: int, deadline: float) -> None:
+    message = b""
+    while not message.endswith(b"\n"):
+        remaining = max(0.0, deadline - time.monotonic())
+        if not select.select([reading], [], [], remaining)[0]:
+            raise AtlasError(
+                errors.TIMED_OUT, "the node has not become ready in time",
+                hint=f"read {home.node_log}",
+            )  # fmt: skip
+        part = os.read(reading, 65536)
+        if not part:
+            raise AtlasError(
+                errors.NOT_READY, "the node ended before it was ready", hint=f"read {home.node_log}"
+            )
+        message += part
+    answer = json.loads(message)
+    if "error" in answer:
+        raise errors.from_body(answer, 503)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """An exclusive lock on the file at `path`. Whoever holds it is bound by its own time limit."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -25,7 +25,8 @@ help:
 
 build: $(STAMPS)/native
 
-$(STAMPS)/venv: tools/make_venv.py tools/fetch_debian.py
+# Made once: a change of the script is no reason to take it from under who uses it.
+$(STAMPS)/venv:
 	@command -v cargo >/dev/null || { echo 'error: cargo not found: install Rust 1.95 or newer' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: $(PYTHON) is not Python 3.11 or newer: make PYTHON=/path' >&2; exit 1; }
 	$(PYTHON) tools/make_venv.py .venv

@@ -1,0 +1,1 @@
+//! What every origin has to pass.

@@ -33,11 +33,11 @@ INPUT_OUTPUT: Final = ErrorCode(
 STALE: Final = ErrorCode(
     "ATL1002", "Stale", 5, 409, "The origin holds another version than the data set's generation."
 )
-ORIGIN_DENIED: Final = ErrorCode(
-    "ATL1003", "OriginDenied", 6, 403, "The data set's creator may not do this at the origin."
+ACCESS_DENIED: Final = ErrorCode(
+    "ATL1003", "AccessDenied", 6, 403, "The user may not do this in the file system."
 )
-ORIGIN_NOT_FOUND: Final = ErrorCode(
-    "ATL1004", "OriginNotFound", 3, 404, "A folder or file of the machine or the origin is missing."
+PATH_NOT_FOUND: Final = ErrorCode(
+    "ATL1004", "PathNotFound", 3, 404, "A folder or file of the machine or the origin is missing."
 )
 NO_SPACE: Final = ErrorCode(
     "ATL1005", "NoSpace", 7, 507, "A disk is full or a limit of the system is reached."
@@ -49,6 +49,9 @@ BUSY: Final = ErrorCode("ATL1007", "Busy", 4, 409, "It exists already, or somebo
 CORRUPT: Final = ErrorCode("ATL1008", "Corrupt", 9, 500, "Cached bytes or tables are damaged.")
 UNSUPPORTED: Final = ErrorCode(
     "ATL1009", "Unsupported", 1, 501, "This machine or its kernel cannot do it."
+)
+ORIGIN_GONE: Final = ErrorCode(
+    "ATL1010", "OriginGone", 5, 503, "The origin's root is not where it was: bring it back."
 )
 
 INVALID: Final = ErrorCode("ATL2001", "Invalid", 2, 400, "The request or an argument is wrong.")
@@ -91,8 +94,8 @@ TIER_MISSING: Final = ErrorCode(
 )
 
 ALL: Final = (
-    INPUT_OUTPUT, STALE, ORIGIN_DENIED, ORIGIN_NOT_FOUND, NO_SPACE, REFUSED, BUSY, CORRUPT,
-    UNSUPPORTED, INVALID, NOT_FOUND, CONFLICT, IN_USE, DENIED, QUOTA, NOT_READY, TEMPORARY,
+    INPUT_OUTPUT, STALE, ACCESS_DENIED, PATH_NOT_FOUND, NO_SPACE, REFUSED, BUSY, CORRUPT,
+    UNSUPPORTED, ORIGIN_GONE, INVALID, NOT_FOUND, CONFLICT, IN_USE, DENIED, QUOTA, NOT_READY, TEMPORARY,
     TIMED_OUT, VERSION_MISMATCH, INTERNAL, PARTLY_DONE, LOAD_FAILED, INTERRUPTED, UNTRUSTED,
     CANNOT_MOUNT, NOT_CONFIRMED, TIER_MISSING,
 )  # fmt: skip

@@ -81,7 +81,13 @@ def _spawn_keeper(home: Home, writing: int) -> int:
     try:
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "atlas.node.keeper"],
+            [
+                sys.executable,
+                "-m",
+                "atlas.node.keeper",
+                str(home.keeper_lock),
+                str(READY_DESCRIPTOR),
+            ],  # fmt: skip
             _environment(),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

@@ -20,10 +20,11 @@ from pathlib import Path
 from atlas.api.units import format_size
 from atlas.bench import machine
 from atlas.bench.epoch import Epoch, Job, differing, run_epoch
-from atlas.bench.loader import Loader, WorkerError
+from atlas.bench.loader import Loader
 from atlas.bench.report import Bar, Table, bar_chart, line_chart, page, paragraph
 from atlas.bench.slow_origin import Slowness, SlowOriginError, slow_origin
 from atlas.bench.speech import list_files
+from atlas.bench.workers import WorkerError
 from atlas.bench.workplace import CommandError, Workplace, run_scenario
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")

@@ -17,7 +17,7 @@ class Job:
 
     workers: int = 4
     batch_files: int = 32
-    step_seconds: float = 0.02
+    step_seconds: float = 0.04
     seed: int = 20
 
 

@@ -1,0 +1,86 @@
+"""Conditions, file trees and the pairing of passes."""
+
+import os
+import time
+from pathlib import Path
+
+from atlas.bench import machine
+from atlas.bench.readers import Pass
+from atlas.bench.speed import SETTLING_PASSES, ratio_of_passes, tables
+from atlas.bench.trees import make_empty_files, make_files, total_bytes
+
+
+def test_conditions_name_machine_and_commit() -> None:
+    found = machine.conditions()
+    assert found["processors"] >= 1
+    assert found["kernel"] == os.uname().release
+    assert found["commit"]
+    assert str(found["processor"]) in machine.words(found)
+
+
+def test_the_file_system_of_a_path_is_found() -> None:
+    assert machine.file_system(Path("/proc")) == "proc"
+    assert machine.file_system(Path("/dev/shm")) == "tmpfs"
+
+
+def test_process_seconds_count_what_a_process_used() -> None:
+    before = machine.process_seconds(os.getpid())
+    limit = time.process_time() + 0.1
+    while time.process_time() < limit:
+        pass
+    assert machine.process_seconds(os.getpid()) - before >= 0.05
+
+
+def test_made_files_are_the_same_each_time(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    names = make_files(one, 25, 100, 10)
+    assert names == make_files(other, 25, 100, 10)
+    assert len({(one / name).read_bytes() for name in names}) == 25
+    assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+    assert total_bytes(one) == 2_500
+
+
+def test_empty_files_are_counted_and_empty(tmp_path: Path) -> None:
+    make_empty_files(tmp_path, 25, 10)
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(found) == 25
+    assert total_bytes(tmp_path) == 0
+
+
+def test_passes_alternate_and_the_settling_ones_are_left_out() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def recorder(name: str):
+        def run(number: int) -> Pass:
+            calls.append((name, number))
+            return Pass(files=1, bytes=1, seconds=float(number), cpu_seconds=1.0)
+
+        return run
+
+    ours, plain = ratio_of_passes(recorder("ours"), recorder("plain"), passes=4)
+    assert [one.seconds for one in ours] == [one.seconds for one in plain] == [2, 3, 4, 5]
+    assert len(calls) == 2 * (SETTLING_PASSES + 4)
+    firsts = [calls[index][0] for index in range(0, len(calls), 2)]
+    assert firsts == ["ours", "plain"] * 3
+
+
+def test_every_figure_has_a_table() -> None:
+    cells = [
+        {
+            "figure": "S1", "files": 10, "file_bytes": 8_000, "readers": 4, "passes": 3,
+            "ratio": 0.75, "cpu_ratio": 0.8, "atlas_us_per_file": 5.0, "plain_us_per_file": 4.0,
+            "fuse_requests_per_pass": 0, "load_average": 1.0,
+        },
+        {
+            "figure": "S7", "files": 10, "file_bytes": 8_000, "ratio": 3.5, "cp_cpu_seconds": 7.0,
+            "load_cpu_seconds": 2.0, "load_seconds": 1.0, "load_average": 1.0,
+        },
+        {
+            "figure": "quick", "files": 10, "create_seconds": 0.2, "first_file_seconds": 0.01,
+            "scanned_files_after_it": 3, "load_average": 1.0,
+        },
+    ]  # fmt: skip
+    shown = "\n".join(table.text() for table in tables(cells))
+    assert "10 x 8 kB, 4 readers   0.75" in shown
+    assert "3.50" in shown
+    assert "0.010 s" in shown

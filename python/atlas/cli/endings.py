@@ -1,0 +1,119 @@
+"""How a load has ended, and what can be done about it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from atlas.api import errors, models
+from atlas.api.client import NodeClient
+from atlas.api.errors import AtlasError, ErrorCode
+from atlas.api.units import format_duration, format_size, parse_time, printable
+from atlas.cli.run import Run
+
+_FIRST_FAILED = 10
+# Worst first: what several loads end with.
+_WORST = (errors.LOAD_FAILED, errors.PARTLY_DONE)
+
+
+def ended(load: models.DataLoad) -> bool:
+    """Whether nothing more will come of the load."""
+    return load.status.phase not in ("Pending", "Running")
+
+
+def left_running(kind: ErrorCode, message: str, names: Sequence[str]) -> AtlasError:
+    """The end of a watch whose loads go on, and the way back."""
+    subject = " ".join(names)
+    return AtlasError(
+        kind,
+        f"{message}: load of {', '.join(names)}",
+        unchanged="the load goes on in the node; --stop would end it",
+        hint=f"atlasctl cache warm {subject}",
+    )
+
+
+def end(run: Run, client: NodeClient, loads: Sequence[models.DataLoad]) -> None:
+    """Says how loads ended. Raises the worst ending as AtlasError, with the others as details."""
+    problems = []
+    for load in loads:
+        if load.status.phase == "Complete":
+            run.say(_complete(load))
+        else:
+            problems.append(_problem(client, load))
+    if not problems:
+        return
+    problems.sort(key=lambda problem: _WORST.index(problem.kind))
+    worst, *others = problems
+    for problem in others:
+        worst.details += [str(problem), *problem.details]
+    raise worst
+
+
+def _complete(load: models.DataLoad) -> str:
+    status = load.status
+    text = f"{load.spec.dataset}: Complete, {status.files:,} files, {format_size(status.bytes)}"
+    if status.start_time and status.completion_time:
+        seconds = parse_time(status.completion_time) - parse_time(status.start_time)
+        text += f" in {format_duration(seconds) if seconds >= 1 else f'{seconds:.2f}s'}"
+    return text
+
+
+def _problem(client: NodeClient, load: models.DataLoad) -> AtlasError:
+    name, status = load.spec.dataset, load.status
+    details = [
+        f"{printable(failure.path)}: {printable(failure.reason)}"
+        for failure in status.failed[:_FIRST_FAILED]
+    ]
+    if status.failed_count > len(details) > 0:
+        details.append(f"and {status.failed_count - len(details):,} more")
+    again = f"atlasctl cache warm {name}"
+    if status.phase == "Stopped":
+        return AtlasError(
+            errors.LOAD_FAILED,
+            f"the load of {name} was stopped",
+            status.message or f"{status.files:,} files are cached",
+            again,
+            "what is cached stays",
+            details,
+        )
+    if status.phase == "Failed":
+        return AtlasError(
+            errors.LOAD_FAILED,
+            f"the load of {name} failed",
+            status.message or f"{status.failed_count:,} files could not be loaded",
+            f"atlasctl cache events {name}",
+            "what is cached stays; the rest is read from the origin",
+            details,
+        )
+    total = "" if status.files_total is None else f" of {status.files_total:,}"
+    causes = []
+    if status.skipped_bytes:
+        causes.append(f"no space for {format_size(status.skipped_bytes)}")
+    if status.failed_count:
+        causes.append(f"{status.failed_count:,} files could not be loaded")
+    return AtlasError(
+        errors.PARTLY_DONE,
+        f"the load of {name} is partial: {status.files:,}{total} files are cached",
+        "; ".join(causes) or status.message,
+        _larger(client, name) if status.skipped_bytes else again,
+        "what is not cached is read from the origin",
+        details,
+    )
+
+
+def _larger(client: NodeClient, name: str) -> str:
+    """The commands that make a cache large enough for all of the data set."""
+    dataset = client.dataset(name)
+    tier = dataset.spec.tiers[0]
+    # 5 % for whole pages and the file system's own metadata, rounded up to a size people write.
+    needed = dataset.status.total_bytes * 105 // 100
+    unit, letter = (1 << 30, "Gi") if needed > 10 << 30 else (1 << 20, "Mi")
+    size = f"{needed // unit + 1}{letter}"
+    folder = f":{tier.paths[0]}" if tier.paths else ""
+    create = [
+        "atlasctl", "cache", "create", name, "--from", dataset.spec.mounts[0].source,
+        "--tier", f"{tier.medium.lower()}:{size}{folder}",
+        *[part for pattern in dataset.spec.include for part in ("--include", pattern)],
+        *[part for pattern in dataset.spec.exclude for part in ("--exclude", pattern)],
+    ]  # fmt: skip
+    return f"atlasctl cache delete {name} && {shlex.join(create)}"

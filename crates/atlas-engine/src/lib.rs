@@ -1,1 +1,23 @@
 //! A data set at work: scan, fill, load and the live front, from the parts below.
+//!
+//! [`Engine`] is all that the layers above see.
+
+mod batch;
+mod core;
+mod dataset;
+mod engine;
+mod events;
+mod fill;
+mod flights;
+mod late_origin;
+mod live;
+mod load;
+mod pace;
+mod pages;
+mod scan;
+
+pub use dataset::{DatasetSettings, DatasetStatus};
+pub use engine::Engine;
+pub use events::{Event, Severity};
+pub use load::{LoadPhase, LoadSettings, LoadStatus};
+pub use scan::ScanProgress;

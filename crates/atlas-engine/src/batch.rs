@@ -1,0 +1,298 @@
+//! One batch of a load: adjoining extents, fetched together and written together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use atlas_core::{EXTENT_BYTES, Error, Extent, Result};
+use atlas_fs::{Node, NodeId};
+use atlas_origin::{Origin, ReadRequest};
+use atlas_store::ExtentState;
+
+use crate::core::Core;
+use crate::flights::{Flight, Joined, Waiter};
+use crate::load::Load;
+use crate::pages::PageBuffer;
+
+/// An extent to load.
+pub(crate) struct Item {
+    pub(crate) name: Vec<u8>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) extent: Extent,
+    /// For a file of several extents: its bytes that are not on the tier yet.
+    pub(crate) left: Option<Arc<AtomicU64>>,
+}
+
+/// Extents of files of one folder, adjoining in the address space.
+pub(crate) struct Batch {
+    pub(crate) folder: NodeId,
+    pub(crate) items: Vec<Item>,
+}
+
+impl Batch {
+    pub(crate) fn new(folder: NodeId) -> Self {
+        Self {
+            folder,
+            items: Vec::new(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.items
+            .iter()
+            .map(|item| u64::from(item.extent.length))
+            .sum()
+    }
+
+    /// Whether `extent` adjoins the last one and the batch stays within one extent's length.
+    pub(crate) fn takes(&self, extent: &Extent) -> bool {
+        let (Some(first), Some(last)) = (self.items.first(), self.items.last()) else {
+            return true;
+        };
+        let end = last.extent.address.plus(last.extent.footprint());
+        let length =
+            extent.address.0 + extent.footprint() - first.extent.address.0.min(extent.address.0);
+        end == extent.address && length <= EXTENT_BYTES
+    }
+}
+
+/// An item that this batch fetches.
+struct Claimed {
+    item: Item,
+    flight: Flight,
+}
+
+/// Bring every item of `batch` to the tier, or say why not.
+pub(crate) fn run(core: &Arc<Core>, origin: &dyn Origin, load: &Arc<Load>, batch: Batch) {
+    let folder = batch.folder;
+    let mut claimed: Vec<Claimed> = Vec::with_capacity(batch.items.len());
+    for item in batch.items {
+        let Some(next) = claim(core, load, item) else {
+            continue;
+        };
+        let adjoins = claimed.last().is_none_or(|last| {
+            let extent = &last.item.extent;
+            extent.address.plus(extent.footprint()) == next.item.extent.address
+        });
+        if !adjoins {
+            fetch(core, origin, load, folder, std::mem::take(&mut claimed));
+        }
+        claimed.push(next);
+    }
+    fetch(core, origin, load, folder, claimed);
+}
+
+/// Make sure that nobody else fetches the item; `None` when there is nothing left to fetch.
+fn claim(core: &Arc<Core>, load: &Arc<Load>, item: Item) -> Option<Claimed> {
+    match core.volume.state(&item.extent) {
+        ExtentState::Live => {
+            count(load, &item);
+            return None;
+        }
+        ExtentState::Unverified => {
+            if matches!(core.volume.verify(&item.extent), Ok(true)) {
+                count(load, &item);
+                return None;
+            }
+            core.lost_cached(&item.node, u64::from(item.extent.length));
+        }
+        ExtentState::Absent => {}
+    }
+    match core.flights.join(item.extent.address, None, || {
+        core.volume.is_live(item.extent.address)
+    }) {
+        Ok(Joined::Leader(flight)) => Some(Claimed { item, flight }),
+        Ok(Joined::Waiting) => {
+            wait_for_other(core, load, item);
+            None
+        }
+        Err(_) => {
+            count(load, &item);
+            None
+        }
+    }
+}
+
+/// Somebody is fetching the item for a reader: see how that ends, without holding a thread.
+fn wait_for_other(core: &Arc<Core>, load: &Arc<Load>, item: Item) {
+    let (waiter_core, waiter_load) = (Arc::clone(core), Arc::clone(load));
+    let address = item.extent.address;
+    let item = Arc::new(item);
+    let waiter_item = Arc::clone(&item);
+    load.began_one();
+    let waiter: Waiter = Box::new(move |outcome| {
+        match outcome {
+            Ok(_) if waiter_core.volume.is_live(address) => count(&waiter_load, &waiter_item),
+            Ok(_) => skip(&waiter_load, &waiter_item),
+            Err(error) => fail(&waiter_core, &waiter_load, &waiter_item, &error),
+        }
+        waiter_load.ended_one();
+    });
+    match core.flights.join(address, Some(waiter), || true) {
+        Ok(_) => {}
+        // It has landed meanwhile.
+        Err(_) => {
+            if core.volume.is_live(address) {
+                count(load, &item);
+            } else {
+                skip(load, &item);
+            }
+            load.ended_one();
+        }
+    }
+}
+
+fn count(load: &Load, item: &Item) {
+    let bytes = u64::from(item.extent.length);
+    let whole = item
+        .left
+        .as_ref()
+        .is_none_or(|left| left.fetch_sub(bytes, Ordering::AcqRel) == bytes);
+    load.progress.loaded(bytes, whole);
+}
+
+fn skip(load: &Load, item: &Item) {
+    load.progress
+        .skipped_bytes
+        .fetch_add(u64::from(item.extent.length), Ordering::Relaxed);
+}
+
+fn fail(core: &Core, load: &Load, item: &Item, error: &Error) {
+    load.progress.failed(&core.path(item.node.id), error);
+}
+
+fn fetch(
+    core: &Arc<Core>,
+    origin: &dyn Origin,
+    load: &Arc<Load>,
+    folder: NodeId,
+    claimed: Vec<Claimed>,
+) {
+    let (Some(first), Some(last)) = (claimed.first(), claimed.last()) else {
+        return;
+    };
+    let start = first.item.extent.address;
+    let footprint = last.item.extent.address.0 + last.item.extent.footprint() - start.0;
+    let Some(reservation) = core.volume.reserve(footprint) else {
+        return without_space(core, origin, load, folder, claimed);
+    };
+    let began = Instant::now();
+    let mut buffer = PageBuffer::new(footprint as usize);
+    let outcomes = read(core, origin, folder, &claimed, &mut buffer);
+    load.took(began.elapsed(), claimed.len());
+
+    let extents: Vec<Extent> = claimed.iter().map(|claim| claim.item.extent).collect();
+    let complete = outcomes.iter().all(Result::is_ok);
+    let kept = if complete {
+        core.volume
+            .fill(start, &buffer[..footprint as usize], &extents, reservation)
+    } else {
+        drop(reservation);
+        Ok(())
+    };
+    for (claim, outcome) in claimed.into_iter().zip(outcomes) {
+        let Claimed { item, flight } = claim;
+        let within = (item.extent.address.0 - start.0) as usize;
+        let bytes = &buffer[within..within + item.extent.footprint() as usize];
+        let outcome = outcome.map(|()| {
+            core.counters
+                .miss_bytes
+                .fetch_add(u64::from(item.extent.length), Ordering::Relaxed);
+            if complete {
+                kept.clone()
+            } else {
+                keep_one(core, &item, bytes)
+            }
+        });
+        match &outcome {
+            Ok(Ok(())) => {
+                core.found_cached(&item.node, u64::from(item.extent.length));
+                count(load, &item);
+            }
+            Ok(Err(_)) => skip(load, &item),
+            Err(error) => {
+                core.found_stale(&item.node, error);
+                fail(core, load, &item, error);
+            }
+        }
+        flight.land(&outcome.map(|_| &bytes[..item.extent.length as usize]));
+    }
+}
+
+/// Keep one extent of a batch in which another one failed.
+fn keep_one(core: &Core, item: &Item, bytes: &[u8]) -> Result<()> {
+    let Some(reservation) = core.volume.reserve(item.extent.footprint()) else {
+        return Err(Error::new(
+            atlas_core::ErrorKind::NoSpace,
+            libc::ENOSPC,
+            "the quota is used up",
+        ));
+    };
+    core.volume
+        .fill(item.extent.address, bytes, &[item.extent], reservation)
+}
+
+/// The quota has no room for the batch: its files may still fit one by one. What does not fit is
+/// not read at all, unless a reader came to wait for it.
+fn without_space(
+    core: &Arc<Core>,
+    origin: &dyn Origin,
+    load: &Arc<Load>,
+    folder: NodeId,
+    claimed: Vec<Claimed>,
+) {
+    if claimed.len() > 1 {
+        for claim in claimed {
+            fetch(core, origin, load, folder, vec![claim]);
+        }
+        return;
+    }
+    for Claimed { item, flight } in claimed {
+        skip(load, &item);
+        if let Some(flight) = flight.abandon() {
+            let mut buffer = PageBuffer::new(item.extent.footprint() as usize);
+            let bytes = &mut buffer[..item.extent.length as usize];
+            let path = core.path(item.node.id);
+            let tag = item.node.attributes.tag();
+            let outcome = origin.read(&path, &tag, item.extent.file_offset, bytes);
+            flight.land(&outcome.map(|()| &*bytes));
+        }
+    }
+}
+
+/// Read every item into its place in `buffer`.
+fn read(
+    core: &Core,
+    origin: &dyn Origin,
+    folder: NodeId,
+    claimed: &[Claimed],
+    buffer: &mut PageBuffer,
+) -> Vec<Result<()>> {
+    if let [Claimed { item, .. }] = claimed {
+        let path = core.child_path(folder, &item.name);
+        let bytes = &mut buffer[..item.extent.length as usize];
+        let tag = item.node.attributes.tag();
+        return vec![origin.read(&path, &tag, item.extent.file_offset, bytes)];
+    }
+    let tags: Vec<_> = claimed
+        .iter()
+        .map(|claim| claim.item.node.attributes.tag())
+        .collect();
+    let mut rest: &mut [u8] = buffer;
+    let mut requests = Vec::with_capacity(claimed.len());
+    for (claim, tag) in claimed.iter().zip(&tags) {
+        let extent = &claim.item.extent;
+        let (place, after) = rest.split_at_mut(extent.footprint() as usize);
+        rest = after;
+        requests.push(ReadRequest {
+            name: &claim.item.name,
+            tag,
+            buffer: &mut place[..extent.length as usize],
+        });
+    }
+    let path = core.path(folder);
+    match origin.read_many(&path, &mut requests) {
+        Ok(outcomes) => outcomes,
+        Err(error) => vec![Err(error); claimed.len()],
+    }
+}

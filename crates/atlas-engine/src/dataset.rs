@@ -1,0 +1,347 @@
+//! One data set: made, opened again, served, loaded, closed, destroyed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use atlas_core::{Attributes, Error, ErrorKind, Identity, Result, printable};
+use atlas_fs::{Filter, Namespace};
+use atlas_mount::{Profile, Session, SessionSettings};
+use atlas_origin::{
+    Counters as OriginCounters, Origin, PosixOrigin, ReaderSettings, Readers, as_identity,
+};
+use atlas_store::{Medium, Tier, Volume, VolumeSettings};
+use parking_lot::Mutex;
+
+use crate::core::{Core, Counters};
+use crate::events::EventLog;
+use crate::flights::Flights;
+use crate::late_origin::LateOrigin;
+use crate::live::LiveFront;
+use crate::load::{Load, LoadSettings, LoadStatus};
+use crate::scan::{self, Scan, ScanProgress};
+
+/// Threads that read the origin of one data set, at most; they start on demand.
+const READER_THREADS: usize = 32;
+
+/// Threads that take requests of one mount; they never wait for the origin.
+const FRONT_THREADS: usize = 2;
+
+/// Read-ahead of the kernel on a mount, in bytes: one extent.
+const READ_AHEAD_BYTES: u32 = 1 << 20;
+
+/// Everything that makes a data set.
+#[derive(Clone, Debug)]
+pub struct DatasetSettings {
+    pub id: String,
+    /// Where its tables lie: a local disk.
+    pub state_folder: PathBuf,
+    pub source: PathBuf,
+    pub identity: Identity,
+    pub tier_folder: PathBuf,
+    pub tier_medium: Medium,
+    pub tier_uuid: String,
+    pub quota_bytes: u64,
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+}
+
+/// A look at a data set.
+#[derive(Clone, Debug)]
+pub struct DatasetStatus {
+    pub files: u64,
+    pub folders: u64,
+    pub links: u64,
+    pub total_bytes: u64,
+    pub cached_files: u64,
+    pub cached_bytes: u64,
+    pub used_bytes: u64,
+    pub quota_bytes: u64,
+    pub hit_bytes: u64,
+    pub miss_bytes: u64,
+    pub stale_files: u64,
+    pub origin: OriginCounters,
+    pub scan: ScanProgress,
+    pub leaving_links: u64,
+    pub leaving_names: Vec<String>,
+    pub degraded: Option<String>,
+    /// Requests of the kernel, by operation.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Whether a mount of it is left in any namespace.
+    pub mounted: bool,
+}
+
+pub(crate) struct Dataset {
+    pub(crate) core: Arc<Core>,
+    settings: DatasetSettings,
+    origin: Arc<dyn Origin>,
+    session: Mutex<Option<Session>>,
+    loads: Mutex<HashMap<String, Arc<Load>>>,
+}
+
+struct Parts {
+    origin: Arc<dyn Origin>,
+    volume: Arc<Volume>,
+    namespace: Namespace,
+}
+
+/// The volume as the namespace sees it.
+struct Addresses(Arc<Volume>);
+
+impl atlas_fs::Allocate for Addresses {
+    fn allocate(&self, size: u64, early: bool) -> Result<atlas_core::Address> {
+        self.0.allocate(size, early)
+    }
+}
+
+impl Dataset {
+    /// Make a data set whose tables are not there yet.
+    ///
+    /// # Errors
+    /// The source cannot be read by its creator, the tier or the state folder cannot be written.
+    /// Nothing stays behind.
+    pub(crate) fn create(
+        settings: &DatasetSettings,
+        live_folder: &Path,
+        events: &Arc<EventLog>,
+    ) -> Result<Self> {
+        let origin = open_origin(settings)?;
+        let root = root_attributes(settings, origin.as_ref())?;
+        let tier = open_tier(settings)?;
+        let volume_settings = VolumeSettings {
+            quota_bytes: settings.quota_bytes,
+        };
+        let volume = Volume::create(&tier, &settings.id, live_folder, volume_settings)?;
+        let made = Namespace::create(
+            &settings.state_folder,
+            &root,
+            Arc::new(Addresses(Arc::clone(&volume))),
+        )
+        .and_then(|namespace| {
+            let parts = Parts {
+                origin,
+                volume: Arc::clone(&volume),
+                namespace,
+            };
+            Self::assemble(settings.clone(), parts, Arc::clone(events))
+        });
+        if made.is_err() {
+            // The first error is the one to tell; the tables hold nothing yet.
+            let _ = volume.destroy();
+            let _ = std::fs::remove_dir_all(&settings.state_folder);
+        }
+        made
+    }
+
+    /// Open a data set that an earlier process made.
+    ///
+    /// # Errors
+    /// Its tables or its tier cannot be opened. Everything stays as it was. A missing source is no
+    /// error: what is on the tier is served, and the source is looked for when it is needed.
+    pub(crate) fn open(
+        settings: DatasetSettings,
+        live_folder: &Path,
+        events: Arc<EventLog>,
+    ) -> Result<Self> {
+        let late = settings.clone();
+        let origin: Arc<dyn Origin> =
+            Arc::new(LateOrigin::new(Box::new(move || open_origin(&late))));
+        let tier = open_tier(&settings)?;
+        let volume_settings = VolumeSettings {
+            quota_bytes: settings.quota_bytes,
+        };
+        let volume = Volume::open(&tier, &settings.id, live_folder, volume_settings)?;
+        let namespace = Namespace::open(
+            &settings.state_folder,
+            Arc::new(Addresses(Arc::clone(&volume))),
+        )?;
+        let parts = Parts {
+            origin,
+            volume,
+            namespace,
+        };
+        let dataset = Self::assemble(settings, parts, events)?;
+        dataset.core.recount();
+        Ok(dataset)
+    }
+
+    fn assemble(settings: DatasetSettings, parts: Parts, events: Arc<EventLog>) -> Result<Self> {
+        let Parts {
+            origin,
+            volume,
+            namespace,
+        } = parts;
+        let filter = Filter::new(&settings.include, &settings.exclude)?;
+        let readers = Readers::start(
+            &settings.identity,
+            Arc::clone(&origin),
+            ReaderSettings {
+                threads: READER_THREADS,
+            },
+        )?;
+        let core = Arc::new(Core {
+            id: settings.id.clone(),
+            namespace,
+            volume,
+            readers,
+            filter,
+            events,
+            counters: Counters::default(),
+            flights: Flights::new(),
+            scan: Scan::default(),
+        });
+        scan::start(&core);
+        let (session, loads) = (Mutex::default(), Mutex::default());
+        Ok(Self {
+            core,
+            settings,
+            origin,
+            session,
+            loads,
+        })
+    }
+
+    /// Answer the kernel's requests on a FUSE descriptor.
+    ///
+    /// # Errors
+    /// It is served already, or no thread could be started.
+    pub(crate) fn serve(&self, fuse: OwnedFd, resume: bool) -> Result<()> {
+        let mut session = self.session.lock();
+        if session.is_some() {
+            let text = format!("data set {} is served already", self.settings.id);
+            return Err(Error::new(ErrorKind::Conflict, libc::EBUSY, text));
+        }
+        let front = LiveFront::new(Arc::clone(&self.core), self.settings.identity.clone());
+        let settings = SessionSettings {
+            threads: FRONT_THREADS,
+            resume,
+            read_ahead_bytes: READ_AHEAD_BYTES,
+            profile: Profile::Live,
+            posix_acl: false,
+        };
+        let started = Session::start(fuse, Arc::new(front), settings)?;
+        *session = Some(started);
+        Ok(())
+    }
+
+    pub(crate) fn status(&self) -> DatasetStatus {
+        let core = &self.core;
+        let totals = core.namespace.totals();
+        let usage = core.volume.usage();
+        let session = self.session.lock();
+        DatasetStatus {
+            files: totals.files,
+            folders: totals.folders,
+            links: totals.links,
+            total_bytes: totals.bytes,
+            cached_files: core.counters.cached_files.load(Ordering::Relaxed) + totals.empty_files,
+            cached_bytes: core.counters.cached_bytes.load(Ordering::Relaxed),
+            used_bytes: usage.used_bytes,
+            quota_bytes: usage.quota_bytes,
+            hit_bytes: core.counters.hit_bytes.load(Ordering::Relaxed),
+            miss_bytes: core.counters.miss_bytes.load(Ordering::Relaxed),
+            stale_files: core.counters.stale_files.load(Ordering::Relaxed),
+            origin: self.origin.counters(),
+            scan: core.scan.progress(),
+            leaving_links: totals.leaving_links,
+            leaving_names: totals
+                .leaving_names
+                .iter()
+                .map(|name| printable(name))
+                .collect(),
+            degraded: core.volume.degraded(),
+            requests: session.as_ref().map(Session::counts).unwrap_or_default(),
+            mounted: session.as_ref().is_some_and(|session| !session.ended()),
+        }
+    }
+
+    pub(crate) fn start_load(&self, id: &str, settings: LoadSettings) -> Result<()> {
+        let mut loads = self.loads.lock();
+        if loads.get(id).is_some_and(|load| !load.ended()) {
+            return Ok(());
+        }
+        loads.insert(id.to_owned(), Load::start(&self.core, settings)?);
+        Ok(())
+    }
+
+    fn load(&self, id: &str) -> Result<Arc<Load>> {
+        self.loads.lock().get(id).cloned().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                libc::ENOENT,
+                format!("load {id} is not known"),
+            )
+        })
+    }
+
+    pub(crate) fn load_status(&self, id: &str) -> Result<LoadStatus> {
+        Ok(self.load(id)?.status(&self.core))
+    }
+
+    pub(crate) fn stop_load(&self, id: &str) -> Result<()> {
+        self.load(id)?.stop();
+        Ok(())
+    }
+
+    /// What has to be done from time to time.
+    pub(crate) fn tick(&self) {
+        scan::retry(&self.core);
+    }
+
+    /// Whether the kernel has let go of the mount (or never had one).
+    pub(crate) fn ended(&self) -> bool {
+        self.session.lock().as_ref().is_none_or(Session::ended)
+    }
+
+    /// Stop everything; what is on the tier and in the tables stays.
+    pub(crate) fn close(&self) {
+        for load in self.loads.lock().values() {
+            load.stop();
+        }
+        self.core.scan.close();
+        if let Some(session) = self.session.lock().take() {
+            session.stop();
+        }
+        self.core.readers.close();
+        if let Err(error) = self.core.volume.close() {
+            self.core
+                .warn("TierDegraded", format!("close the volume: {error}"));
+        }
+    }
+
+    /// Free the tier and the tables. The data set must have been closed.
+    pub(crate) fn destroy(&self) -> Result<()> {
+        Arc::clone(&self.core.volume).destroy()?;
+        match std::fs::remove_dir_all(&self.settings.state_folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io(
+                &error,
+                format!("remove {}", self.settings.state_folder.display()),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open_origin(settings: &DatasetSettings) -> Result<Arc<dyn Origin>> {
+    let open = || PosixOrigin::open(&settings.source, &settings.identity);
+    let origin = as_identity(&settings.identity, open)??;
+    Ok(Arc::new(origin))
+}
+
+fn open_tier(settings: &DatasetSettings) -> Result<Arc<Tier>> {
+    let uuid = Some(settings.tier_uuid.as_str());
+    Tier::open(&settings.tier_folder, settings.tier_medium, false, uuid).map(Arc::new)
+}
+
+/// The root is the owner's alone until it is shared, whatever the origin's root allows.
+fn root_attributes(settings: &DatasetSettings, origin: &dyn Origin) -> Result<Attributes> {
+    let entry = as_identity(&settings.identity, || origin.stat(b""))??;
+    Ok(Attributes {
+        permissions: 0o700,
+        uid: settings.identity.uid,
+        gid: settings.identity.gid,
+        ..entry.attributes
+    })
+}

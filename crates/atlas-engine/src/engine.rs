@@ -1,0 +1,204 @@
+//! All data sets of one node.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use atlas_core::{Error, ErrorKind, Result};
+use parking_lot::{Condvar, Mutex};
+
+use crate::dataset::{Dataset, DatasetSettings, DatasetStatus};
+use crate::events::{Event, EventLog};
+use crate::load::{LoadSettings, LoadStatus};
+
+/// Between two rounds of what has to be done from time to time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The data sets of one node, by id. Dropping it closes them.
+pub struct Engine {
+    shared: Arc<Shared>,
+    live_folder: PathBuf,
+    events: Arc<EventLog>,
+}
+
+#[derive(Default)]
+struct Shared {
+    datasets: Mutex<HashMap<String, Arc<Dataset>>>,
+    ended: Mutex<bool>,
+    end: Condvar,
+}
+
+impl Engine {
+    /// `live_folder`: a folder on tmpfs for the live bitmaps; made, and 0700.
+    ///
+    /// # Errors
+    /// The housekeeping thread could not be started.
+    pub fn new(live_folder: PathBuf) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let thread_shared = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("atlas-tick".to_owned())
+            .spawn(move || thread_shared.tick())
+            .map_err(|error| Error::from_io(&error, "start the engine"))?;
+        Ok(Self {
+            shared,
+            live_folder,
+            events: Arc::default(),
+        })
+    }
+
+    fn dataset(&self, id: &str) -> Result<Arc<Dataset>> {
+        self.shared
+            .datasets
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| unknown(id))
+    }
+
+    fn insert(
+        &self,
+        settings: DatasetSettings,
+        make: impl FnOnce(DatasetSettings) -> Result<Dataset>,
+    ) -> Result<()> {
+        let id = settings.id.clone();
+        if self.shared.datasets.lock().contains_key(&id) {
+            let text = format!("data set {id} is open already");
+            return Err(Error::new(ErrorKind::Conflict, libc::EEXIST, text));
+        }
+        let dataset = Arc::new(make(settings)?);
+        self.shared.datasets.lock().insert(id, dataset);
+        Ok(())
+    }
+
+    /// Make a data set; its scan starts at once.
+    ///
+    /// # Errors
+    /// As the parts say; nothing stays behind.
+    pub fn create(&self, settings: DatasetSettings) -> Result<()> {
+        self.insert(settings, |settings| {
+            Dataset::create(&settings, &self.live_folder, &self.events)
+        })
+    }
+
+    /// Open a data set that was made before; its scan goes on where it was.
+    ///
+    /// # Errors
+    /// As the parts say; everything stays as it was.
+    pub fn open(&self, settings: DatasetSettings) -> Result<()> {
+        self.insert(settings, |settings| {
+            Dataset::open(settings, &self.live_folder, Arc::clone(&self.events))
+        })
+    }
+
+    /// Answer the kernel's requests on `fuse`; `resume` when another process did so before.
+    ///
+    /// # Errors
+    /// Not known, served already, or no thread could be started.
+    pub fn serve(&self, id: &str, fuse: OwnedFd, resume: bool) -> Result<()> {
+        self.dataset(id)?.serve(fuse, resume)
+    }
+
+    /// # Errors
+    /// Not known.
+    pub fn status(&self, id: &str) -> Result<DatasetStatus> {
+        Ok(self.dataset(id)?.status())
+    }
+
+    /// Start the load named `load`, or let it go on if it runs.
+    ///
+    /// # Errors
+    /// Not known, or no thread could be started.
+    pub fn start_load(&self, id: &str, load: &str, settings: LoadSettings) -> Result<()> {
+        self.dataset(id)?.start_load(load, settings)
+    }
+
+    /// # Errors
+    /// Not known.
+    pub fn load_status(&self, id: &str, load: &str) -> Result<LoadStatus> {
+        self.dataset(id)?.load_status(load)
+    }
+
+    /// # Errors
+    /// Not known.
+    pub fn stop_load(&self, id: &str, load: &str) -> Result<()> {
+        self.dataset(id)?.stop_load(load)
+    }
+
+    /// The events of all data sets since the last call.
+    pub fn events(&self) -> Vec<Event> {
+        self.events.drain()
+    }
+
+    /// Whether no mount of it is left in the kernel.
+    ///
+    /// # Errors
+    /// Not known.
+    pub fn ended(&self, id: &str) -> Result<bool> {
+        Ok(self.dataset(id)?.ended())
+    }
+
+    /// Stop serving; everything stays for the next `open`.
+    ///
+    /// # Errors
+    /// Not known.
+    pub fn close(&self, id: &str) -> Result<()> {
+        let dataset = self
+            .shared
+            .datasets
+            .lock()
+            .remove(id)
+            .ok_or_else(|| unknown(id))?;
+        dataset.close();
+        Ok(())
+    }
+
+    /// Free everything of a data set. The origin is untouched.
+    ///
+    /// # Errors
+    /// It is still mounted somewhere, or its files could not be removed.
+    pub fn destroy(&self, id: &str) -> Result<()> {
+        let dataset = self.dataset(id)?;
+        if !dataset.ended() {
+            let text = format!("data set {id} is still mounted");
+            return Err(Error::new(ErrorKind::Conflict, libc::EBUSY, text));
+        }
+        self.shared.datasets.lock().remove(id);
+        dataset.close();
+        dataset.destroy()
+    }
+}
+
+impl Shared {
+    fn tick(&self) {
+        let mut ended = self.ended.lock();
+        while !*ended {
+            self.end.wait_for(&mut ended, TICK);
+            let datasets: Vec<_> = self.datasets.lock().values().cloned().collect();
+            for dataset in datasets {
+                dataset.tick();
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        *self.shared.ended.lock() = true;
+        self.shared.end.notify_all();
+        for (_, dataset) in self.shared.datasets.lock().drain() {
+            dataset.close();
+        }
+    }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        libc::ENOENT,
+        format!("data set {id} is not known"),
+    )
+}

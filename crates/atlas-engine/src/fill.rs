@@ -1,0 +1,215 @@
+//! Bytes for a reader: from the tier, or fetched once from the origin for everybody who waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use atlas_core::{Error, Extent, Result, extents_of};
+use atlas_fs::Node;
+use atlas_origin::{Class, Origin};
+use atlas_store::ExtentState;
+use parking_lot::Mutex;
+
+use crate::core::{Core, Done, provisional_for};
+use crate::flights::{Flight, Joined, Waiter};
+use crate::pages::PageBuffer;
+
+/// A read that needs at least one extent that is not readable yet.
+struct PendingRead {
+    /// Extents still missing, and one for the caller while it sets the read up.
+    missing: AtomicUsize,
+    offset: u64,
+    state: Mutex<PendingState>,
+}
+
+struct PendingState {
+    bytes: Vec<u8>,
+    error: Option<Error>,
+    done: Option<Done<Vec<u8>>>,
+}
+
+/// Whether `length` bytes at `offset` of a file can be read from the tier right now.
+pub(crate) fn is_live(core: &Core, node: &Node, offset: u64, length: u64) -> bool {
+    node.address.is_some_and(|address| {
+        extents_of(address, node.attributes.size, offset, length)
+            .all(|extent| core.volume.is_live(extent.address))
+    })
+}
+
+/// Read from the tier into `buffer`; false when a part of it is not there (any more).
+pub(crate) fn read_live(core: &Core, node: &Node, offset: u64, buffer: &mut [u8]) -> bool {
+    let length = buffer.len() as u64;
+    let Some(address) = node.address else {
+        return false;
+    };
+    // Looked at again after the read: what was evicted meanwhile may have been read as zeros.
+    let read = is_live(core, node, offset, length)
+        && core.volume.read(address.plus(offset), buffer).is_ok()
+        && is_live(core, node, offset, length);
+    if read {
+        core.counters.hit_bytes.fetch_add(length, Ordering::Relaxed);
+    }
+    read
+}
+
+/// Read `length` bytes at `offset`, all inside the file, and call `done` with them.
+pub(crate) fn read(core: &Arc<Core>, node: Node, offset: u64, length: usize, done: Done<Vec<u8>>) {
+    let Some(address) = node.address else {
+        return done(Ok(Vec::new()));
+    };
+    let pending = Arc::new(PendingRead {
+        missing: AtomicUsize::new(1),
+        offset,
+        state: Mutex::new(PendingState {
+            bytes: vec![0; length],
+            error: None,
+            done: Some(done),
+        }),
+    });
+    let node = Arc::new(node);
+    for extent in extents_of(address, node.attributes.size, offset, length as u64) {
+        pending.missing.fetch_add(1, Ordering::Relaxed);
+        need(core, &node, extent, &pending);
+    }
+    pending.arrived();
+}
+
+fn need(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<PendingRead>) {
+    if pending.take_live(core, node, &extent) {
+        return;
+    }
+    let waiting = Arc::clone(pending);
+    let waiter: Waiter = Box::new(move |outcome| waiting.take(&extent, outcome));
+    let live = || core.volume.is_live(extent.address);
+    match core.flights.join(extent.address, Some(waiter), live) {
+        Ok(Joined::Waiting) => {}
+        Ok(Joined::Leader(flight)) => {
+            let (job_core, node) = (Arc::clone(core), Arc::clone(node));
+            core.readers.submit(Class::Foreground, move |origin| {
+                fetch(&job_core, origin, &node, extent, flight);
+            });
+        }
+        // Became live between the look and the lock, so it is read from the tier; that it was
+        // evicted again in between is for the tier's error to tell.
+        Err(_) => {
+            if !pending.take_live(core, node, &extent) {
+                let error = Error::new(
+                    atlas_core::ErrorKind::Io,
+                    libc::EIO,
+                    "the tier could not be read",
+                );
+                pending.take(&extent, Err(error));
+            }
+        }
+    }
+}
+
+/// Bring one extent: verify what the tier has of it, else fetch it from the origin and keep it.
+fn fetch(core: &Arc<Core>, origin: &dyn Origin, node: &Node, extent: Extent, flight: Flight) {
+    let mut buffer = PageBuffer::new(extent.footprint() as usize);
+    if core.volume.state(&extent) == ExtentState::Unverified {
+        let length = extent.length as usize;
+        if matches!(core.volume.verify(&extent), Ok(true))
+            && core
+                .volume
+                .read(extent.address, &mut buffer[..length])
+                .is_ok()
+        {
+            core.counters
+                .hit_bytes
+                .fetch_add(u64::from(extent.length), Ordering::Relaxed);
+            return flight.land(&Ok(&buffer[..length]));
+        }
+        core.lost_cached(node, u64::from(extent.length));
+    }
+    let outcome = fetch_from_origin(core, origin, node, extent, &mut buffer);
+    match outcome {
+        Ok(()) => flight.land(&Ok(&buffer[..extent.length as usize])),
+        Err(error) => {
+            core.found_stale(node, &error);
+            flight.land(&Err(error));
+        }
+    }
+}
+
+fn fetch_from_origin(
+    core: &Core,
+    origin: &dyn Origin,
+    node: &Node,
+    extent: Extent,
+    buffer: &mut PageBuffer,
+) -> Result<()> {
+    let keep = provisional_for(&node.attributes).is_zero();
+    let reservation = if keep {
+        core.volume.reserve(extent.footprint())
+    } else {
+        None
+    };
+    let path = core.path(node.id);
+    let bytes = &mut buffer[..extent.length as usize];
+    origin.read(&path, &node.attributes.tag(), extent.file_offset, bytes)?;
+    core.counters
+        .miss_bytes
+        .fetch_add(u64::from(extent.length), Ordering::Relaxed);
+    if let Some(reservation) = reservation {
+        // A tier that cannot be written degrades the data set, which says so; the reader has its
+        // bytes all the same.
+        if core
+            .volume
+            .fill(extent.address, buffer, &[extent], reservation)
+            .is_ok()
+        {
+            core.found_cached(node, u64::from(extent.length));
+        }
+    }
+    Ok(())
+}
+
+impl PendingRead {
+    /// Where the bytes of `extent` go: (range in the answer, offset of its first byte in the extent).
+    fn overlap(&self, extent: &Extent, length: usize) -> (std::ops::Range<usize>, usize) {
+        let start = extent.file_offset.max(self.offset);
+        let end = (extent.file_offset + u64::from(extent.length)).min(self.offset + length as u64);
+        let range = (start - self.offset) as usize..(end - self.offset) as usize;
+        (range, (start - extent.file_offset) as usize)
+    }
+
+    fn take_live(&self, core: &Core, node: &Node, extent: &Extent) -> bool {
+        let mut state = self.state.lock();
+        let (range, skipped) = self.overlap(extent, state.bytes.len());
+        let offset = extent.file_offset + skipped as u64;
+        let taken = read_live(core, node, offset, &mut state.bytes[range]);
+        drop(state);
+        if taken {
+            self.arrived();
+        }
+        taken
+    }
+
+    fn take(&self, extent: &Extent, outcome: Result<&[u8]>) {
+        let mut state = self.state.lock();
+        let (range, skipped) = self.overlap(extent, state.bytes.len());
+        match outcome {
+            Ok(bytes) => {
+                let length = range.len();
+                state.bytes[range].copy_from_slice(&bytes[skipped..skipped + length]);
+            }
+            Err(error) => state.error = Some(error),
+        }
+        drop(state);
+        self.arrived();
+    }
+
+    fn arrived(&self) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let mut state = self.state.lock();
+        let bytes = std::mem::take(&mut state.bytes);
+        let outcome = state.error.take().map_or(Ok(bytes), Err);
+        let done = state.done.take();
+        drop(state);
+        if let Some(done) = done {
+            done(outcome);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+"""Deleting: never under somebody's feet unless forced, and nothing stays behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from atlas.testing.node import LocalNode
+from atlas.testing.trees import make_files
+
+HOLD = "import sys; file = open(sys.argv[1], 'rb'); print('open', flush=True); sys.stdin.read(); "
+READ = HOLD + "sys.stdout.buffer.write(file.read())"
+
+
+def tier_bytes(node: LocalNode) -> int:
+    """Bytes of everything that the tiers of the node hold, markers aside."""
+    total = 0
+    for tier in node.node()["tiers"]:
+        for folder, _, files in os.walk(tier["path"]):
+            total += sum(
+                os.stat(os.path.join(folder, file)).st_blocks * 512
+                for file in files
+                if "volumes" in folder
+            )
+    return total
+
+
+def test_in_use_is_refused_and_force_releases(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_files(source, 50, 100_000)
+    mount = node.create("data", source, "--warm")
+    file = mount / "0000" / "0000007.bin"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", READ, str(file)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"open\n"
+
+    refused = node.run("cache", "delete", "data", "-y")
+    assert refused.returncode == 4
+    assert str(holder.pid) in refused.stderr
+    assert file.read_bytes() == (source / "0000" / "0000007.bin").read_bytes()
+
+    node.ok("cache", "delete", "data", "-y", "--force")
+    assert not mount.exists() or not list(mount.iterdir())
+    assert "Releasing" in node.ok("cache", "list")
+    assert node.run("cache", "delete", "data", "-y").returncode == 3
+    assert node.run("cache", "get", "data").returncode == 3
+
+    # The holder reads on, kernel pages or not, and what it held is free when it is gone.
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    output, _ = holder.communicate(b"")
+    assert output == (source / "0000" / "0000007.bin").read_bytes()
+    node.wait_for(lambda: "Releasing" not in node.ok("cache", "list"), "the release")
+    assert tier_bytes(node) == 0
+
+
+def test_everything_is_freed(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_files(source, 100, 50_000)
+    for medium in ("MEM", "SSD"):
+        node.create(f"data-{medium.lower()}", source, "--warm", medium=medium)
+    assert tier_bytes(node) > 2 * 100 * 50_000
+    for medium in ("mem", "ssd"):
+        node.ok("cache", "delete", f"data-{medium}", "-y")
+    assert tier_bytes(node) == 0
+    assert node.run("cache", "delete", "data-mem", "-y").returncode == 3
+    assert node.run("cache", "delete", "data-mem", "-y", "--ignore-not-found").returncode == 0
+    assert list((node.home / "state" / "datasets").iterdir()) == []
+    assert node.mounts() == []
+
+
+def test_working_directory_and_mapping_are_holders(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_files(source, 3, 50_000)
+    mount = node.create("data", source)
+    sitting = subprocess.Popen(["sleep", "600"], cwd=mount / "0000")
+    try:
+        refused = node.run("cache", "delete", "data", "-y")
+        assert refused.returncode == 4
+        assert str(sitting.pid) in refused.stderr
+    finally:
+        sitting.kill()
+        sitting.wait()
+    mapper = subprocess.Popen(
+        [sys.executable, "-c",
+         "import mmap, sys\n"
+         "file = open(sys.argv[1], 'rb')\n"
+         "view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+         "file.close()\n"
+         "print('mapped', flush=True)\n"
+         "sys.stdin.read()\n",
+         str(mount / "0000" / "0000001.bin")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )
+    assert mapper.stdout is not None
+    assert mapper.stdout.readline() == b"mapped\n"
+    refused = node.run("cache", "delete", "data", "-y")
+    mapper.communicate(b"")
+    assert refused.returncode == 4
+    assert str(mapper.pid) in refused.stderr
+    node.ok("cache", "delete", "data", "-y")

@@ -1,0 +1,108 @@
+"""The mount shows what the origin has: every entry, attribute and byte, cold and warm."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from atlas.testing.node import LocalNode
+from atlas.testing.trees import (
+    age,
+    differences,
+    make_files,
+    make_odd_tree,
+    snapshot,
+    untouched_snapshot,
+)
+
+
+def test_odd_tree_is_shown_as_it_is(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_odd_tree(source, owners=True)
+    expected = snapshot(source, mask_set_id=True)
+    mount = node.create("odd", source)
+
+    assert differences(expected, snapshot(mount)) == []
+    node.ok("cache", "warm", "odd")
+    assert differences(expected, snapshot(mount)) == []
+    assert (mount / "second-name").stat().st_ino == (mount / "sub" / "file").stat().st_ino
+    assert (mount / "second-name").stat().st_nlink == 3
+
+
+def test_warm_before_the_first_read(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_odd_tree(source, owners=True)
+    expected = snapshot(source, mask_set_id=True)
+    mount = node.create("odd", source, "--warm")
+    status = node.status("odd")
+    assert status["cachedPercentage"] == 100
+    assert status["cachedFiles"] == status["files"]
+    assert status["cachedBytes"] == status["totalBytes"]
+    requests = status["originRequests"]
+    assert differences(expected, snapshot(mount)) == []
+    assert node.status("odd")["originRequests"] == requests, "a warm read asked the origin"
+
+
+def test_the_listing_names_what_stat_finds(node: LocalNode, work: Path) -> None:
+    """Twice: from the engine, and from the kernel's own pages."""
+    source = work / "source"
+    make_odd_tree(source, owners=True)
+    mount = node.create("odd", source)
+    expected = sorted(os.listdir(os.fsencode(source)))
+    for _ in range(2):
+        assert sorted(os.listdir(os.fsencode(mount))) == expected
+        for entry in os.scandir(os.fsencode(mount)):
+            assert entry.is_dir(follow_symlinks=False) == os.path.isdir(
+                os.path.join(os.fsencode(source), entry.name)
+            ) or entry.is_symlink()
+
+
+def test_one_folder_with_100_000_entries(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_files(source, 100_000, 3)
+    mount = node.create("wide", source)
+    folder = source / "0000"
+    last = sorted(os.listdir(folder))[-1]
+    assert (mount / "0000" / last).read_bytes() == (folder / last).read_bytes()
+    assert sorted(os.listdir(mount / "0000")) == sorted(os.listdir(folder))
+    node.ok("cache", "warm", "wide")
+    assert node.status("wide")["cachedFiles"] == 100_000
+    assert differences(snapshot(source), snapshot(mount)) == []
+
+
+def test_origin_is_untouched(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_odd_tree(source, owners=True)
+    age(source)
+    before = untouched_snapshot(source)
+    mount = node.create("odd", source)
+    snapshot(mount)
+    node.ok("cache", "warm", "odd")
+    snapshot(mount)
+    node.ok("cache", "delete", "odd", "-y")
+    assert untouched_snapshot(source) == before
+
+
+def test_every_changing_call_is_refused(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_odd_tree(source, owners=False)
+    before = untouched_snapshot(source)
+    mount = node.create("odd", source)
+    target = str(mount / "plain.txt")
+    for command in (
+        ["touch", target],
+        ["touch", str(mount / "new")],
+        ["rm", "-f", target],
+        ["mkdir", str(mount / "folder")],
+        ["rmdir", str(mount / "sub" / "empty-folder")],
+        ["mv", target, str(mount / "moved")],
+        ["ln", target, str(mount / "hard")],
+        ["ln", "-s", "x", str(mount / "soft")],
+        ["chmod", "777", target],
+        ["chown", "1:1", target],
+        ["truncate", "-s", "0", target],
+        ["mkfifo", str(mount / "pipe")],
+    ):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode != 0, command
+        assert "Read-only file system" in result.stderr, (command, result.stderr)
+    assert untouched_snapshot(source) == before

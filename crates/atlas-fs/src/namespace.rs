@@ -300,6 +300,12 @@ impl Namespace {
             .collect()
     }
 
+    /// How many names a named folder has; 0 for a folder that is not named.
+    pub fn children_count(&self, folder: NodeId) -> usize {
+        self.entries_of(folder)
+            .map_or(0, |(_, total)| total as usize)
+    }
+
     fn child(&self, index: u64) -> Option<Child> {
         let entry = self.tables.entry(index)?;
         let id = entry.node();

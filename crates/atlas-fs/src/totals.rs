@@ -11,6 +11,8 @@ const LEAVING_NAMES: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub files: u64,
+    /// Those of the files that have no bytes.
+    pub empty_files: u64,
     pub folders: u64,
     pub links: u64,
     /// Fifos, sockets and device nodes.
@@ -28,6 +30,7 @@ impl Totals {
         match node.attributes.kind {
             Kind::File => {
                 self.files += 1;
+                self.empty_files += u64::from(node.attributes.size == 0);
                 self.bytes = self.bytes.saturating_add(node.attributes.size);
             }
             Kind::Folder => self.folders += 1,

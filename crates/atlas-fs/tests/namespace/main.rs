@@ -1,0 +1,14 @@
+//! Tests of the namespace from outside.
+
+#[cfg(test)]
+mod behaviour;
+#[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod tree;

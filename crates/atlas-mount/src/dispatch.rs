@@ -10,7 +10,8 @@ use crate::folder::ReplyFolder;
 use crate::negotiation::negotiate;
 use crate::protocol::{
     BatchForgetArguments, ExtendedSize, ForgetArguments, ForgetOne, InitRequest,
-    InterruptArguments, OpenArguments, ReadArguments, ReleaseArguments, RequestHeader, operation,
+    InterruptArguments, NAME_BYTES, OpenArguments, ReadArguments, ReleaseArguments, RequestHeader,
+    operation,
 };
 use crate::reply::{
     ReplyAttributes, ReplyData, ReplyEntry, ReplyExtended, ReplyOpen, ReplyStatistics,
@@ -62,7 +63,11 @@ fn handle(
     match header.operation {
         operation::LOOKUP => {
             let name = name(body)?;
-            filesystem.lookup(node, name, ReplyEntry(ticket()));
+            if name.len() > NAME_BYTES {
+                channel.refuse(header.unique, libc::ENAMETOOLONG);
+            } else {
+                filesystem.lookup(node, name, ReplyEntry(ticket()));
+            }
         }
         operation::GETATTR => filesystem.attributes(node, ReplyAttributes(ticket())),
         operation::READ => {

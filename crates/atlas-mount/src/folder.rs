@@ -7,12 +7,11 @@ use zerocopy::IntoBytes;
 
 use crate::channel::Ticket;
 use crate::filesystem::NodeAttributes;
-use crate::protocol::{EntryAnswer, FolderEntry};
+use crate::protocol::{EntryAnswer, FolderEntry, NAME_BYTES};
 use crate::reply::entry_answer;
 
 /// Names are padded to this, in bytes.
 const ALIGNMENT: usize = 8;
-const NAME_BYTES: usize = 255;
 
 thread_local! {
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

@@ -4,7 +4,7 @@
 
 mod table;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -58,12 +58,12 @@ pub fn open_device() -> Result<OwnedFd> {
 
 /// Makes a file system served through `fuse` and a mount of it that is attached nowhere: read-only,
 /// nosuid, nodev, permissions checked by the kernel. It ends with the last of the returned
-/// descriptor, the places it is attached to and the files open on it. The kernel sends INIT now.
+/// descriptor, the places it is attached to and the files open on it. The kernel sends INIT now. If
+/// `fuse` serves a file system already, this is another mount of that one, as it was made.
 ///
 /// # Errors
-/// `Denied` without CAP_SYS_ADMIN, `Invalid` if `fuse` has a mount already.
+/// `Denied` without CAP_SYS_ADMIN, `Invalid` if `fuse` is no FUSE device.
 pub fn create(fuse: impl AsFd, options: &MountOptions) -> Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| failed(errno, "open a context for a FUSE mount"))?;
     let configured = (|| {
@@ -94,7 +94,7 @@ pub fn create(fuse: impl AsFd, options: &MountOptions) -> Result<OwnedFd> {
 fn log(context: &OwnedFd) -> String {
     let mut text = String::new();
     let mut line = [0; 256];
-    while let Ok(length) = rustix::io::read(context, &mut line) {
+    while let Ok(length @ 1..) = rustix::io::read(context, &mut line) {
         text.push_str(" (");
         text.push_str(printable(&line[..length]).trim_end_matches("\\n"));
         text.push(')');
@@ -105,7 +105,7 @@ fn log(context: &OwnedFd) -> String {
 /// Attaches a mount of [`create`] or [`clone_of`] on top of `folder`.
 ///
 /// # Errors
-/// `NotFound` if `folder` is none, `Invalid` if it is not a place in this mount namespace.
+/// `Invalid` if `folder` is none, or lies in another mount namespace.
 pub fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", folder, "", flags).map_err(|errno| failed(errno, "attach a mount"))

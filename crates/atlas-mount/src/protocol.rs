@@ -6,6 +6,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub(crate) const ROOT_NODE: u64 = 1;
+/// Longest name of an entry. The kernel would let longer ones through.
+pub(crate) const NAME_BYTES: usize = 255;
 pub(crate) const MAJOR: u32 = 7;
 /// The newest minor version whose structures are known here.
 pub(crate) const MINOR: u32 = 41;

@@ -6,7 +6,7 @@ use crate::buffer;
 use crate::channel::Ticket;
 use crate::filesystem::{NodeAttributes, Statistics};
 use crate::protocol::{
-    AttributesAnswer, EntryAnswer, ExtendedSize, OpenAnswer, StatisticsAnswer, opened,
+    AttributesAnswer, EntryAnswer, ExtendedSize, NAME_BYTES, OpenAnswer, StatisticsAnswer, opened,
 };
 use crate::session::Profile;
 
@@ -129,7 +129,7 @@ impl ReplyStatistics {
             files: statistics.files,
             free_files: statistics.free_files,
             block_size: statistics.block_size,
-            name_length: 255,
+            name_length: NAME_BYTES as u32,
             fragment_size: statistics.block_size,
             ..StatisticsAnswer::new_zeroed()
         };

@@ -1,4 +1,4 @@
-//! The mount table of this process.
+//! The mount table.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -8,9 +8,10 @@ use atlas_core::{Error, Result};
 
 use super::Device;
 
-const TABLE: &str = "/proc/self/mountinfo";
+/// Of the calling thread: a thread may have left the mount namespace of its process.
+const TABLE: &str = "/proc/thread-self/mountinfo";
 
-/// One line of `/proc/self/mountinfo`.
+/// One line of the kernel's `mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
     pub id: u64,
@@ -26,7 +27,7 @@ pub struct MountEntry {
     pub source: OsString,
 }
 
-/// All mounts that this process can see, in the kernel's order: of several on one path, the last
+/// All mounts that the calling thread can see, in the kernel's order: of several on one path, the last
 /// is the one in sight.
 pub fn table() -> Result<Vec<MountEntry>> {
     let text = std::fs::read(TABLE)

@@ -158,7 +158,8 @@ class Workplace:
     def mounts(self) -> list[str]:
         """The mounts below this workplace, outer ones first."""
         inside = str(self.folder) + "/"
-        return [one["path"] for one in _native.mount_table() if one["path"].startswith(inside)]
+        paths = (os.fspath(one["path"]) for one in _native.mount_table())
+        return [path for path in paths if path.startswith(inside)]
 
 
 def run_scenario(scenario: Callable[[Workplace], int], parent: Path | None = None) -> int:

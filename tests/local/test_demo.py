@@ -1,0 +1,105 @@
+"""`make demo` does what it says on any folder, and leaves nothing however it ends."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT_REASON, can_mount
+
+from atlas.api.environment import own_home
+from atlas.bench.trees import make_files
+
+pytestmark = pytest.mark.skipif(not can_mount(), reason=ROOT_REASON)
+
+
+def start(work: Path, data: Path) -> subprocess.Popen[str]:
+    (work / "tmp").mkdir()
+    return subprocess.Popen(
+        [sys.executable, "-m", "atlas.bench.demo", "--data", data, "--page", work / "page.html"],
+        env={**os.environ, "TMPDIR": str(work / "tmp")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A group of its own, as a terminal gives it: Ctrl-C goes to all of it.
+        process_group=0,
+    )
+
+
+def left_behind(work: Path) -> list[str]:
+    """What still speaks of the folder: files, mounts, processes, shared memory."""
+    mark = os.fsencode(work)
+    found = [str(path) for path in (work / "tmp").iterdir()]
+    for table in Path("/proc/self/mounts").read_bytes().splitlines():
+        if mark in table:
+            found.append(os.fsdecode(table))
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark in (entry / "environ").read_bytes():
+                    found.append(os.fsdecode((entry / "cmdline").read_bytes()))
+            except OSError:
+                continue
+    return found
+
+
+def shared_memory() -> set[Path]:
+    # Homes of other tests of the same user begin with the same name.
+    pattern = own_home({"ATLAS_HOME": "/x"}).shared_memory.name.rpartition("-")[0] + "-*"
+    return set(Path("/dev/shm").glob(pattern))
+
+
+def test_it_reads_all_files_three_ways_and_writes_a_page(work: Path) -> None:
+    data, before = work / "data", shared_memory()
+    make_files(data, 200, 20_000, 50)
+    demo = start(work, data)
+    said, complained = demo.communicate(timeout=120)
+    assert demo.returncode == 0, complained
+    assert "200 files (3.81MiB) read each way and compared by checksum, 0 differ" in said
+    for name in ("direct", "Atlas, cold", "Atlas, after warm-up"):
+        assert name in said
+    assert "<svg" in (work / "page.html").read_text()
+    assert left_behind(work) == []
+    assert shared_memory() <= before
+    assert "clean-up:" not in complained
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+@pytest.mark.parametrize("after", ["", "direct:", "Atlas, cold:"])
+def test_it_leaves_nothing_when_it_is_stopped(
+    work: Path, number: signal.Signals, code: int, after: str
+) -> None:
+    data, before = work / "data", shared_memory()
+    make_files(data, 200, 20_000, 50)
+    demo = start(work, data)
+    assert demo.stderr is not None
+    if after:
+        # The epoch before is done: the next is about to begin, or has begun.
+        while not demo.stderr.readline().startswith(after):
+            assert demo.poll() is None
+    else:
+        wait_for_mount(work)
+    os.killpg(demo.pid, number)
+    said, complained = demo.communicate(timeout=60)
+    assert demo.returncode == code, complained
+    assert said == ""
+    assert "stopped; nothing stays behind" in complained
+    assert "Traceback" not in complained
+    assert left_behind(work) == []
+    assert shared_memory() <= before
+
+
+def wait_for_mount(work: Path) -> None:
+    with open("/proc/self/mounts") as mounts:
+        changes = select.poll()
+        # The kernel wakes who polls this file at each change of the mount table.
+        changes.register(mounts, select.POLLPRI)
+        while f"{work}/tmp/" not in mounts.read():
+            assert changes.poll(30_000), "no mount within 30 s"
+            mounts.seek(0)

@@ -162,6 +162,8 @@ impl Origin for FaultyOrigin {
     }
 
     fn stat_many(&self, folder: &[u8], names: &[&[u8]]) -> Result<Vec<Result<Entry>>> {
+        // One by one below: a folder that cannot be opened is the error of the whole call.
+        self.inner.stat_many(folder, &[])?;
         let one =
             |name: &&[u8]| self.stat_one(name, |origin| only(origin.stat_many(folder, &[name])));
         Ok(names.iter().map(one).collect())

@@ -157,6 +157,15 @@ impl PosixOrigin {
         })
     }
 
+    /// Nothing is asked of a folder before it is known to lie in no Atlas mount.
+    fn open_to_list(&self, folder: &Folder<'_>, path: &[u8]) -> Result<OwnedFd> {
+        let device = device_of(folder).map_err(|errno| failed(errno, path))?;
+        self.own_mounts.admit(device, path)?;
+        self.root
+            .open_to_list(folder.as_fd())
+            .map_err(|errno| failed(errno, path))
+    }
+
     fn stat_in(&self, folder: BorrowedFd<'_>, name: &[u8]) -> Result<Entry> {
         let attributes = status(folder, name).and_then(|found| attributes_of(&found));
         let attributes = attributes.map_err(|errno| failed(errno, name))?;
@@ -212,14 +221,12 @@ impl Origin for PosixOrigin {
         check_path(folder)?;
         self.admit(1)?;
         let mut opened = self.folder(folder)?;
-        let mut listing = self.root.open_to_list(opened.as_fd());
-        if !opened.fresh && matches!(listing, Err(Errno::NOENT | Errno::STALE)) {
+        let mut listing = self.open_to_list(&opened, folder);
+        if !opened.fresh && listing.as_ref().is_err_and(may_come_from_a_moved_folder) {
             opened = self.fresh_folder(folder)?;
-            listing = self.root.open_to_list(opened.as_fd());
+            listing = self.open_to_list(&opened, folder);
         }
-        let listing = listing.map_err(|errno| failed(errno, folder))?;
-        let device = device_of(&listing).map_err(|errno| failed(errno, folder))?;
-        self.own_mounts.admit(device, folder)?;
+        let listing = listing?;
         names_of(listing.as_fd()).map_err(|errno| failed(errno, folder))
     }
 

@@ -1,1 +1,0 @@
-//! What every origin has to pass.

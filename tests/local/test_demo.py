@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT_REASON, can_mount
 
 from atlas.api.environment import own_home
 from atlas.bench.trees import make_files
+from conftest import ROOT_REASON, can_mount
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason=ROOT_REASON)
 
@@ -34,9 +34,8 @@ def left_behind(work: Path) -> list[str]:
     """What still speaks of the folder: files, mounts, processes, shared memory."""
     mark = os.fsencode(work)
     found = [str(path) for path in (work / "tmp").iterdir()]
-    for table in Path("/proc/self/mounts").read_bytes().splitlines():
-        if mark in table:
-            found.append(os.fsdecode(table))
+    mounts = Path("/proc/self/mounts").read_bytes().splitlines()
+    found += [os.fsdecode(line) for line in mounts if mark in line]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:

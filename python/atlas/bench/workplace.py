@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,23 @@ def _defer_signals() -> None:
         signal.signal(one, lambda _number, _frame: None)
 
 
+def _kill(pid: int) -> None:
+    """End a process that is not our child, and wait until it is gone (at most 10 s)."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        gone = select.poll()
+        gone.register(process, select.POLLIN)
+        gone.poll(10_000)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(process)
+
+
 class Workplace:
     """A temporary folder with its own Atlas home and node, as a context.
 
@@ -83,7 +101,7 @@ class Workplace:
         for action in (self._stop_node, self.stack.close, self._remove):
             try:
                 action()
-            except (OSError, CommandError, subprocess.SubprocessError) as problem:
+            except (OSError, ValueError, CommandError, _native.NativeError) as problem:
                 problems.append(str(problem))
         if problems:
             print("clean-up: " + "; ".join(problems), file=sys.stderr)
@@ -142,9 +160,10 @@ class Workplace:
         return found
 
     def _remove(self) -> None:
-        # The keeper would replace a node that dies first.
-        for pid in sorted(self._own_processes()):
-            os.kill(pid, signal.SIGKILL)
+        # More than once: a keeper may have replaced its node meanwhile.
+        for _ in range(3):
+            for pid in self._own_processes():
+                _kill(pid)
         for mount in reversed(self.mounts()):
             _native.unmount(mount, True)
         if left := self.mounts():

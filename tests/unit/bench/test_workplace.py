@@ -51,3 +51,34 @@ def test_nothing_stays(tmp_path: Path, end: str, code: int, said: str) -> None:
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+LINGERING = """
+import subprocess, sys
+from atlas.bench.workplace import run_scenario
+
+def scenario(workplace):
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"],
+        env=workplace._variables, start_new_session=True, stdout=subprocess.PIPE,
+    )
+    child.stdout.readline()
+    return 0
+
+sys.exit(run_scenario(scenario))
+"""
+
+
+def test_a_process_with_the_scenarios_home_is_ended(tmp_path: Path) -> None:
+    # Stands for a node that no longer answers: atlasctl cannot stop it.
+    # It holds our end of standard error open: `run` returns when it is gone.
+    result = subprocess.run(
+        [sys.executable, "-c", LINGERING],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []

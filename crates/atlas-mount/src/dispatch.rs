@@ -184,9 +184,10 @@ fn initialize(
     match negotiate(&request, flags_high, settings) {
         Ok(answer) => channel.answer(header.unique, [answer.as_bytes(), &[]]),
         Err(error) => {
-            // From now on the kernel fails every call on the mount with ECONNREFUSED.
-            channel.refuse(header.unique, error.errno);
+            // The reason first: after the answer every call on the mount fails with ECONNREFUSED.
+            let errno = error.errno;
             channel.set_failure(error);
+            channel.refuse(header.unique, errno);
         }
     }
     Some(())
@@ -223,3 +224,6 @@ fn name(body: &[u8]) -> Option<&[u8]> {
     let end = body.iter().position(|byte| *byte == 0)?;
     (end > 0).then(|| &body[..end])
 }
+
+#[cfg(test)]
+mod tests;

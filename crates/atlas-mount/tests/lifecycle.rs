@@ -1,5 +1,7 @@
 //! How mounts and sessions begin, change hands and end, with readers at work.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs::{self, File};
@@ -43,13 +45,7 @@ fn memory(hanging: bool) -> (Memory, common::Held) {
 /// what it reached on its output.
 fn part(name: &str, input: impl Into<Stdio>) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        // On its only thread, so that a signal cannot go to another one.
-        .args([
-            "--exact",
-            "the_other_process",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", "the_other_process", "--nocapture"])
         .env("PART", name)
         .stdin(input)
         .stdout(Stdio::piped())

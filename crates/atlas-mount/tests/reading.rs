@@ -1,5 +1,7 @@
 //! What readers of a live mount see, and how many messages it costs.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::collections::BTreeMap;

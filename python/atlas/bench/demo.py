@@ -149,7 +149,7 @@ def html(outcome: Outcome, notes: list[str]) -> str:
             ],
         ),
         bar_chart(
-            "Share of time the consumer waited",
+            "Time the consumer waited",
             [Bar(name, one.waiting_share, f"{one.waiting_share:.0%}") for name, one in named],
         ),
         bar_chart(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,6 +26,7 @@ svg { width: 100%; height: auto; } svg text { fill: var(--text); font: 12px syst
 .l2 { stroke: var(--s2); } .line { fill: none; stroke-width: 2; }
 """
 COLOURS = 3
+BAR_WIDTH = 240
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
     parts = []
     for index, bar in enumerate(bars):
         top = index * 46
-        width = max(1.0, 300 * bar.value / largest)
+        width = max(1.0, BAR_WIDTH * bar.value / largest)
         parts.append(
             f'<text x="0" y="{top + 13}">{escape(bar.name)}</text>'
             f'<rect class="f{index % COLOURS}" x="0" y="{top + 18}" width="{width:.1f}" '
             f'height="18" rx="2"/>'
             f'<text x="{width + 6:.1f}" y="{top + 32}">{escape(bar.label)}</text>'
         )
-    return _figure(title, 400, 46 * len(bars), "".join(parts))
+    return _figure(title, BAR_WIDTH + 60, 46 * len(bars), "".join(parts))
 
 
 def line_chart(
@@ -86,24 +88,35 @@ def line_chart(
 ) -> str:
     """Lines from a common origin; `horizontal` names the x axis."""
     points = [point for _, line in series for point in line]
-    right = max((x for x, _ in points), default=0) or 1
-    top = max((y for _, y in points), default=0) or 1
+    right = _ticks(max((x for x, _ in points), default=0))
+    up = _ticks(max((y for _, y in points), default=0))
     parts = ['<path class="axis" d="M60 10V230H690"/>']
-    for step in range(5):
-        x, y = 60 + 630 * step / 4, 230 - 215 * step / 4
-        parts.append(
-            f'<text x="{x:.0f}" y="246" text-anchor="middle">{right * step / 4:.3g}</text>'
-            f'<text x="54" y="{y + 4:.0f}" text-anchor="end">{top * step / 4:,.0f}</text>'
-        )
-    parts.append(f'<text x="690" y="262" text-anchor="end">{escape(horizontal)}</text>')
+    for tick in right:
+        at = 60 + 630 * tick / right[-1]
+        parts.append(f'<text x="{at:.0f}" y="246" text-anchor="middle">{tick:g}</text>')
+    for tick in up:
+        at = 234 - 215 * tick / up[-1]
+        parts.append(f'<text x="54" y="{at:.0f}" text-anchor="end">{tick:,g}</text>')
+    parts.append(f'<text x="690" y="266" text-anchor="end">{escape(horizontal)}</text>')
     for index, (name, line) in enumerate(series):
-        path = "".join(f"L{60 + 630 * x / right:.1f} {230 - 215 * y / top:.1f}" for x, y in line)
+        path = "".join(
+            f"L{60 + 630 * x / right[-1]:.1f} {230 - 215 * y / up[-1]:.1f}" for x, y in line
+        )
         parts.append(
             f'<path class="line l{index % COLOURS}" d="M60 230{path}"/>'
-            f'<rect class="f{index % COLOURS}" x="{60 + 210 * index}" y="254" width="12" '
-            f'height="12"/><text x="{78 + 210 * index}" y="265">{escape(name)}</text>'
+            f'<rect class="f{index % COLOURS}" x="{60 + 180 * index}" y="254" width="12" '
+            f'height="12"/><text x="{78 + 180 * index}" y="265">{escape(name)}</text>'
         )
     return _figure(title, 700, 270, "".join(parts))
+
+
+def _ticks(largest: float) -> list[float]:
+    """Round numbers from zero to the first that is not below `largest`, about five."""
+    if largest <= 0:
+        return [0, 1]
+    power = 10.0 ** math.floor(math.log10(largest / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * 5 >= largest)
+    return [step * index for index in range(math.ceil(largest / step) + 1)]
 
 
 def page(title: str, parts: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 from atlas.bench import demo
 from atlas.bench.epoch import Epoch, Job
-from atlas.bench.report import Bar, Table, bar_chart, line_chart
+from atlas.bench.report import Bar, Table, _ticks, bar_chart, line_chart
 from atlas.bench.slow_origin import Slowness
 
 
@@ -50,7 +52,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_a_network() -> None:
 def test_bars_share_a_scale_that_starts_at_zero() -> None:
     chart = ElementTree.fromstring(bar_chart("x", [Bar("a", 50, "50"), Bar("b", 100, "100")]))
     widths = [float(bar.attrib["width"]) for bar in chart.findall(".//rect")]
-    assert widths == [150, 300]
+    assert widths == [120, 240]
 
 
 def test_charts_of_nothing_are_still_charts() -> None:
@@ -60,3 +62,17 @@ def test_charts_of_nothing_are_still_charts() -> None:
 
 def test_a_table_escapes_what_it_shows() -> None:
     assert "<td>&lt;b&gt;</td>" in Table(["x"], [["<b>"]]).html()
+
+
+@pytest.mark.parametrize(
+    ("largest", "ticks"),
+    [
+        (0, [0, 1]),
+        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (14.2, [0, 5, 10, 15]),
+        (2831, [0, 1000, 2000, 3000]),
+        (99_999, [0, 20_000, 40_000, 60_000, 80_000, 100_000]),
+    ],
+)
+def test_ticks_are_round_and_reach_the_largest(largest: float, ticks: list[float]) -> None:
+    assert _ticks(largest) == pytest.approx(ticks)

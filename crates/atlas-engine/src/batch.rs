@@ -270,7 +270,8 @@ fn read(
 ) -> Vec<Result<()>> {
     if let [Claimed { item, .. }] = claimed {
         let path = core.child_path(folder, &item.name);
-        let bytes = &mut buffer[..item.extent.length as usize];
+        let (bytes, padding) = buffer.split_at_mut(item.extent.length as usize);
+        padding.fill(0);
         let tag = item.node.attributes.tag();
         return vec![origin.read(&path, &tag, item.extent.file_offset, bytes)];
     }
@@ -284,10 +285,12 @@ fn read(
         let extent = &claim.item.extent;
         let (place, after) = rest.split_at_mut(extent.footprint() as usize);
         rest = after;
+        let (bytes, padding) = place.split_at_mut(extent.length as usize);
+        padding.fill(0);
         requests.push(ReadRequest {
             name: &claim.item.name,
             tag,
-            buffer: &mut place[..extent.length as usize],
+            buffer: bytes,
         });
     }
     let path = core.path(folder);

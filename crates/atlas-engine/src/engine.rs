@@ -1,7 +1,9 @@
 //! All data sets of one node.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -32,11 +34,16 @@ struct Shared {
 }
 
 impl Engine {
-    /// `live_folder`: a folder on tmpfs for the live bitmaps; made, and 0700.
+    /// `live_folder`: a folder on tmpfs for the live bitmaps; made (0700) if it is not there.
     ///
     /// # Errors
-    /// The housekeeping thread could not be started.
+    /// The folder could not be made, or the housekeeping thread not be started.
     pub fn new(live_folder: PathBuf) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&live_folder)
+            .map_err(|error| Error::from_io(&error, format!("make {}", live_folder.display())))?;
         let shared = Arc::new(Shared::default());
         let thread_shared = Arc::clone(&shared);
         thread::Builder::new()

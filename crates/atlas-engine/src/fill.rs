@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atlas_core::{Error, Extent, Result, extents_of};
+use atlas_core::{Error, ErrorKind, Extent, Result, extents_of};
 use atlas_fs::Node;
 use atlas_origin::{Class, Origin};
-use atlas_store::ExtentState;
+use atlas_store::{ExtentState, Reservation};
 use parking_lot::Mutex;
 
 use crate::core::{Core, Done, provisional_for};
@@ -77,6 +77,15 @@ fn need(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<Pendin
     if pending.take_live(core, node, &extent) {
         return;
     }
+    let known = core.volume.state(&extent) != ExtentState::Absent;
+    let reservation = if known {
+        None
+    } else {
+        reserve(core, node, &extent)
+    };
+    if !known && reservation.is_none() {
+        return pass_through(core, node, extent, pending);
+    }
     let waiting = Arc::clone(pending);
     let waiter: Waiter = Box::new(move |outcome| waiting.take(&extent, outcome));
     let live = || core.volume.is_live(extent.address);
@@ -85,26 +94,61 @@ fn need(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<Pendin
         Ok(Joined::Leader(flight)) => {
             let (job_core, node) = (Arc::clone(core), Arc::clone(node));
             core.readers.submit(Class::Foreground, move |origin| {
-                fetch(&job_core, origin, &node, extent, flight);
+                fetch(&job_core, origin, &node, extent, reservation, flight);
             });
         }
         // Became live between the look and the lock, so it is read from the tier; that it was
         // evicted again in between is for the tier's error to tell.
         Err(_) => {
             if !pending.take_live(core, node, &extent) {
-                let error = Error::new(
-                    atlas_core::ErrorKind::Io,
-                    libc::EIO,
-                    "the tier could not be read",
-                );
-                pending.take(&extent, Err(error));
+                let text = "the tier could not be read";
+                pending.take(&extent, Err(Error::new(ErrorKind::Io, libc::EIO, text)));
             }
         }
     }
 }
 
+/// Space for an extent, unless its bytes may not be kept yet or there is none.
+fn reserve(core: &Core, node: &Node, extent: &Extent) -> Option<Reservation> {
+    let old_enough = provisional_for(&node.attributes).is_zero();
+    old_enough
+        .then(|| core.volume.reserve(extent.footprint()))
+        .flatten()
+}
+
+/// Read what is asked of an extent that is not kept, and no more of it.
+fn pass_through(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<PendingRead>) {
+    let (job_core, node, pending) = (Arc::clone(core), Arc::clone(node), Arc::clone(pending));
+    core.readers.submit(Class::Foreground, move |origin| {
+        let (offset, length) = pending.wanted(&extent);
+        let mut buffer = PageBuffer::new(length);
+        let path = job_core.path(node.id);
+        let bytes = &mut buffer[..length];
+        match origin.read(&path, &node.attributes.tag(), offset, bytes) {
+            Ok(()) => {
+                job_core
+                    .counters
+                    .miss_bytes
+                    .fetch_add(length as u64, Ordering::Relaxed);
+                pending.take_part(&extent, bytes);
+            }
+            Err(error) => {
+                job_core.found_stale(&node, &error);
+                pending.take(&extent, Err(error));
+            }
+        }
+    });
+}
+
 /// Bring one extent: verify what the tier has of it, else fetch it from the origin and keep it.
-fn fetch(core: &Arc<Core>, origin: &dyn Origin, node: &Node, extent: Extent, flight: Flight) {
+fn fetch(
+    core: &Arc<Core>,
+    origin: &dyn Origin,
+    node: &Node,
+    extent: Extent,
+    mut reservation: Option<Reservation>,
+    flight: Flight,
+) {
     let mut buffer = PageBuffer::new(extent.footprint() as usize);
     if core.volume.state(&extent) == ExtentState::Unverified {
         let length = extent.length as usize;
@@ -120,9 +164,9 @@ fn fetch(core: &Arc<Core>, origin: &dyn Origin, node: &Node, extent: Extent, fli
             return flight.land(&Ok(&buffer[..length]));
         }
         core.lost_cached(node, u64::from(extent.length));
+        reservation = reserve(core, node, &extent);
     }
-    let outcome = fetch_from_origin(core, origin, node, extent, &mut buffer);
-    match outcome {
+    match fetch_from_origin(core, origin, node, extent, reservation, &mut buffer) {
         Ok(()) => flight.land(&Ok(&buffer[..extent.length as usize])),
         Err(error) => {
             core.found_stale(node, &error);
@@ -136,17 +180,13 @@ fn fetch_from_origin(
     origin: &dyn Origin,
     node: &Node,
     extent: Extent,
+    reservation: Option<Reservation>,
     buffer: &mut PageBuffer,
 ) -> Result<()> {
-    let keep = provisional_for(&node.attributes).is_zero();
-    let reservation = if keep {
-        core.volume.reserve(extent.footprint())
-    } else {
-        None
-    };
     let path = core.path(node.id);
-    let bytes = &mut buffer[..extent.length as usize];
+    let (bytes, padding) = buffer.split_at_mut(extent.length as usize);
     origin.read(&path, &node.attributes.tag(), extent.file_offset, bytes)?;
+    padding.fill(0);
     core.counters
         .miss_bytes
         .fetch_add(u64::from(extent.length), Ordering::Relaxed);
@@ -195,6 +235,22 @@ impl PendingRead {
             }
             Err(error) => state.error = Some(error),
         }
+        drop(state);
+        self.arrived();
+    }
+
+    /// The part of `extent` that is asked for: offset in the file, and length.
+    fn wanted(&self, extent: &Extent) -> (u64, usize) {
+        let length = self.state.lock().bytes.len();
+        let (range, skipped) = self.overlap(extent, length);
+        (extent.file_offset + skipped as u64, range.len())
+    }
+
+    /// Take exactly the part that [`wanted`](Self::wanted) named.
+    fn take_part(&self, extent: &Extent, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let (range, _) = self.overlap(extent, state.bytes.len());
+        state.bytes[range].copy_from_slice(bytes);
         drop(state);
         self.arrived();
     }

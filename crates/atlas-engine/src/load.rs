@@ -30,6 +30,10 @@ const BATCH_FILES: usize = 128;
 /// A batch should take about this long, so that a reader who needs one of its files soon has it.
 const BATCH_TIME: Duration = Duration::from_millis(20);
 
+/// Below this for each file of a batch an origin counts as fast: it is read from memory or from a
+/// local disk with read-ahead, not over a network.
+const FAST_FILE: Duration = Duration::from_micros(200);
+
 /// How far a load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadPhase {
@@ -246,6 +250,15 @@ impl Load {
         *self.under_way.lock() += 1;
     }
 
+    /// Batches under way at once. An origin that answers from memory is bound by processors: more
+    /// batches than those only contend. The first few batches tell which kind it is.
+    fn limit(&self) -> usize {
+        let each = Duration::from_nanos(self.file_nanoseconds.load(Ordering::Relaxed));
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let asked = self.settings.parallel.max(1);
+        if each < FAST_FILE { asked.min(processors) } else { asked }
+    }
+
     fn batch_files(&self) -> usize {
         let each = self.file_nanoseconds.load(Ordering::Relaxed).max(1);
         ((BATCH_TIME.as_nanos() as u64 / each) as usize).clamp(1, BATCH_FILES)
@@ -267,7 +280,7 @@ impl Load {
             return;
         }
         self.pace.wait(batch.bytes());
-        self.wait_until_under_way(self.settings.parallel.max(1) - 1);
+        self.wait_until_under_way(self.limit() - 1);
         self.began_one();
         let guard = UnderWay(Arc::clone(self));
         let job_core = Arc::clone(core);

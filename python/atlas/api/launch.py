@@ -87,7 +87,7 @@ def _spawn_keeper(home: Home, writing: int) -> int:
                 "atlas.node.keeper",
                 str(home.keeper_lock),
                 str(READY_DESCRIPTOR),
-            ],  # fmt: skip
+            ],
             _environment(),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

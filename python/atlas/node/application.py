@@ -1,0 +1,162 @@
+"""All parts of a node put together, and its orderly end."""
+
+import logging
+import os
+import threading
+import time
+from typing import Final
+
+from atlas.api import errors
+from atlas.api.environment import Home
+from atlas.api.errors import AtlasError
+from atlas.api.models import Metadata, Node, NodeStatus
+from atlas.api.version import VERSION
+from atlas.node import capabilities
+from atlas.node.caller import Caller
+from atlas.node.database import Database
+from atlas.node.datasets import Datasets, in_use
+from atlas.node.descriptors import DescriptorStore
+from atlas.node.events import Events
+from atlas.node.lifecycle import Lifecycle
+from atlas.node.loads import Loads
+from atlas.node.mounting import Mounting
+from atlas.node.native import Engine, System
+from atlas.node.recovery import Recovery
+from atlas.node.registry import Registry
+from atlas.node.settings import Settings
+from atlas.node.tiers import Tiers
+from atlas.node.user_mounts import UserMounts
+from atlas.node.views import Views
+
+logger = logging.getLogger("atlas.node")
+
+RESTORE_SECONDS: Final = 3.0
+"""How long a start waits for its data sets; what takes longer is Pending meanwhile."""
+
+
+class Application:
+    """The node without its HTTP server. Construct, `start`, use the services, `shut_down`."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        system: System,
+        engine: Engine,
+        keeper: DescriptorStore,
+    ) -> None:
+        self._home = home
+        self._system = system
+        self._engine = engine
+        self._keeper = keeper
+        self._started = time.monotonic()
+        self._capabilities: dict[str, str] | None = None
+        self._probing = threading.Lock()
+        self._stopping = threading.Lock()
+        self._stopped = False
+        self.database = Database(home.database)
+        registry = Registry()
+        self._mounting = Mounting(system, home)
+        self.events = Events(self.database, engine)
+        views = Views(self.database, engine, registry, self._mounting)
+        self._tiers = Tiers(home, settings, system, self.database, views.used_bytes)
+        self._lifecycle = Lifecycle(
+            home,
+            system,
+            engine,
+            self.database,
+            keeper,
+            self._mounting,
+            self._tiers,
+            self.events,
+        )
+        self.datasets = Datasets(
+            home,
+            system,
+            self.database,
+            registry,
+            self._mounting,
+            self._tiers,
+            self._lifecycle,
+            views,
+            self.events,
+        )
+        self.mounts = UserMounts(
+            self.database,
+            registry,
+            self._mounting,
+            self._lifecycle,
+            self.datasets,
+            views,
+            self.events,
+        )
+        self.loads = Loads(self.database, engine, registry, self.datasets, views, self.events)
+        self._recovery = Recovery(
+            self.database,
+            keeper,
+            registry,
+            self._mounting,
+            self._lifecycle,
+            self.loads,
+            self.events,
+        )
+
+    def start(self) -> None:
+        """Serves what an earlier node served; returns when all is well, or after a while."""
+        self.loads.start_watching()
+        self._recovery.restore(RESTORE_SECONDS)
+
+    def node(self) -> Node:
+        """The node's own object. What the machine can do is tried at the first call."""
+        with self._probing:
+            if self._capabilities is None:
+                self._capabilities = capabilities.probe(self._system)
+        return Node(
+            metadata=Metadata(name=os.uname().nodename),
+            status=NodeStatus(
+                pid=os.getpid(),
+                version=VERSION,
+                uptime_seconds=round(time.monotonic() - self._started, 3),
+                socket=str(self._home.socket),
+                keeper=self._keeper.status(),
+                capabilities=self._capabilities,
+                tiers=self._tiers.status(),
+                limits=self._tiers.limits(),
+                datasets=len(self.database.datasets()),
+                uid=os.geteuid(),
+                log=str(self._home.node_log),
+                state=str(self._home.state),
+            ),
+        )
+
+    def stop(self, caller: Caller, force: bool) -> None:
+        """Takes all mounts away and stops serving; data sets, bytes and loads are kept.
+
+        Raises AtlasError: Denied for anybody but root and the node's own user, InUse where a
+        mount is in use and `force` is not given; all goes on then.
+        """
+        if caller.uid not in (0, os.geteuid()):
+            raise AtlasError(errors.DENIED, "only root may stop this node")
+        if not force:
+            for row in self.database.datasets():
+                holders = self.datasets.holders(caller, row)
+                if holders:
+                    raise in_use(row.name, holders, "atlasctl node stop --force")
+        self.shut_down()
+
+    def shut_down(self) -> None:
+        """The end of `stop`, also for a signal: whoever uses a mount loses it. Once only."""
+        with self._stopping:
+            if self._stopped:
+                return
+            self._stopped = True
+        self.loads.stop_watching()
+        self._recovery.stop()
+        self.events.drain()
+        for row in self.database.datasets():
+            try:
+                self._lifecycle.shut(row, keep_mounts=False)
+            except Exception:
+                # The others must be unmounted all the same.
+                logger.exception("data set %s cannot be stopped", row.name)
+        self.database.close()

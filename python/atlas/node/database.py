@@ -1,0 +1,327 @@
+"""State of the control objects: SQLite in WAL mode, one connection, short transactions.
+
+What is about to be done to the machine is written before it is done (`creating`, `deleting`,
+`releasing`), so that after a kill at any point the next node knows what to finish or to undo.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from atlas.api import errors
+from atlas.api.errors import AtlasError
+from atlas.api.models import DataLoad, DatasetSpec, Event, Medium, decode, to_json
+from atlas.api.units import format_time
+from atlas.node.native import Identity
+
+FORMAT: Final = 1
+"""Of the tables below. Another number in the file is a clear error, never a guess."""
+
+Phase = Literal["creating", "present", "deleting", "releasing"]
+"""creating, deleting: to be undone by whoever finds it. releasing: no name any more, kept until
+the kernel lets go of the last mount."""
+
+EVENTS_KEPT: Final = 200
+LOADS_KEPT: Final = 20
+
+_TABLES: Final = """
+CREATE TABLE datasets (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('creating', 'present', 'deleting', 'releasing')),
+    identity TEXT NOT NULL,
+    spec BLOB NOT NULL,
+    created REAL NOT NULL,
+    medium TEXT NOT NULL,
+    tier TEXT NOT NULL,
+    tier_uuid TEXT NOT NULL
+);
+CREATE UNIQUE INDEX names ON datasets (name) WHERE phase <> 'releasing';
+CREATE TABLE mounts (
+    path TEXT PRIMARY KEY,
+    given TEXT NOT NULL,
+    dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
+    identity TEXT NOT NULL,
+    created REAL NOT NULL
+);
+CREATE TABLE loads (
+    id TEXT PRIMARY KEY,
+    dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
+    running INTEGER NOT NULL,
+    created REAL NOT NULL,
+    object BLOB NOT NULL
+);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
+    time REAL NOT NULL,
+    type TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    message TEXT NOT NULL,
+    count INTEGER NOT NULL
+);
+CREATE INDEX events_of ON events (dataset, number);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """A data set as it is kept. `identity` is its creator's: the origin is read with it."""
+
+    id: str
+    name: str
+    phase: Phase
+    identity: Identity
+    spec: DatasetSpec
+    created: float
+    medium: Medium
+    tier: str
+    tier_uuid: str
+
+    @property
+    def uid(self) -> int:
+        return self.identity[0]
+
+    @property
+    def quota_bytes(self) -> int:
+        return self.spec.tiers[0].quota
+
+
+@dataclass(frozen=True, slots=True)
+class MountRow:
+    """A mount besides the node's own. `path` is without links, `given` as the user wrote it."""
+
+    path: str
+    given: str
+    dataset: str
+    identity: Identity
+    created: float
+
+
+class Database:
+    """All methods may be called from any thread; each is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises AtlasError (Corrupt, VersionMismatch) where the file cannot be used."""
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # FULL: a data set that a user was told of must not be lost with the power, or its
+            # bytes on a disk would belong to nobody.
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise AtlasError(
+                errors.CORRUPT, f"the node's state in {path} cannot be read", str(error)
+            ) from error
+        if found == 0:
+            # executescript would commit on its own between two statements.
+            with self._transaction() as connection:
+                for statement in filter(str.strip, _TABLES.split(";")):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+        elif found != FORMAT:
+            raise AtlasError(
+                errors.VERSION_MISMATCH,
+                f"the node's state in {path} has format {found}, this version reads {FORMAT}",
+                hint="use the version of Atlas that wrote it",
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def datasets(self) -> list[DatasetRow]:
+        """All, by name; releasing ones after the present one of the same name."""
+        rows = self._all("SELECT * FROM datasets ORDER BY name, phase = 'releasing', created", ())
+        return [_dataset(row) for row in rows]
+
+    def dataset_named(self, name: str) -> DatasetRow | None:
+        """The one that has the name: a releasing one has none any more."""
+        rows = self._all("SELECT * FROM datasets WHERE name = ? AND phase <> 'releasing'", (name,))
+        return _dataset(rows[0]) if rows else None
+
+    def dataset(self, identifier: str) -> DatasetRow | None:
+        rows = self._all("SELECT * FROM datasets WHERE id = ?", (identifier,))
+        return _dataset(rows[0]) if rows else None
+
+    def add_dataset(self, row: DatasetRow) -> None:
+        """Raises AtlasError (Conflict) where the name is taken."""
+        try:
+            self._run(
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row.id,
+                row.name,
+                row.phase,
+                json.dumps(row.identity),
+                to_json(row.spec),
+                row.created,
+                row.medium,
+                row.tier,
+                row.tier_uuid,
+            )
+        except sqlite3.IntegrityError as error:
+            raise AtlasError(errors.CONFLICT, f"data set {row.name} exists already") from error
+
+    def set_phase(self, identifier: str, phase: Phase) -> None:
+        self._run("UPDATE datasets SET phase = ? WHERE id = ?", phase, identifier)
+
+    def set_tier_uuid(self, identifier: str, uuid: str) -> None:
+        self._run("UPDATE datasets SET tier_uuid = ? WHERE id = ?", uuid, identifier)
+
+    def remove_dataset(self, identifier: str) -> None:
+        """With its mounts, loads and events."""
+        self._run("DELETE FROM datasets WHERE id = ?", identifier)
+
+    def mounts(self, dataset: str | None = None) -> list[MountRow]:
+        """All, or those of one data set, oldest first."""
+        rows = self._all(
+            "SELECT * FROM mounts WHERE ?1 IS NULL OR dataset = ?1 ORDER BY created, path",
+            (dataset,),
+        )
+        return [
+            MountRow(path, given, owner, _identity(identity), created)
+            for path, given, owner, identity, created in rows
+        ]
+
+    def add_mount(self, row: MountRow) -> None:
+        """Raises AtlasError (Conflict) where the path is in use by another mount."""
+        try:
+            self._run(
+                "INSERT INTO mounts VALUES (?, ?, ?, ?, ?)",
+                row.path,
+                row.given,
+                row.dataset,
+                json.dumps(row.identity),
+                row.created,
+            )
+        except sqlite3.IntegrityError as error:
+            raise AtlasError(errors.CONFLICT, f"{row.given} is in use by another mount") from error
+
+    def remove_mount(self, path: str) -> None:
+        self._run("DELETE FROM mounts WHERE path = ?", path)
+
+    def loads(self, dataset: str | None = None) -> list[tuple[str, DataLoad]]:
+        """(data set id, load), oldest first."""
+        rows = self._all(
+            "SELECT dataset, object FROM loads WHERE ?1 IS NULL OR dataset = ?1 ORDER BY created",
+            (dataset,),
+        )
+        return [(owner, decode(data, DataLoad, "a kept load")) for owner, data in rows]
+
+    def load(self, identifier: str) -> tuple[str, DataLoad] | None:
+        rows = self._all("SELECT dataset, object FROM loads WHERE id = ?", (identifier,))
+        return (rows[0][0], decode(rows[0][1], DataLoad, "a kept load")) if rows else None
+
+    def put_load(self, dataset: str, load: DataLoad, running: bool, created: float) -> None:
+        """Keeps a load as it is now; of a data set's ended ones the newest LOADS_KEPT stay."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO loads VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+                " SET running = excluded.running, object = excluded.object",
+                (load.metadata.name, dataset, running, created, to_json(load)),
+            )
+            connection.execute(
+                "DELETE FROM loads WHERE dataset = ?1 AND NOT running AND id NOT IN (SELECT id"
+                " FROM loads WHERE dataset = ?1 AND NOT running ORDER BY created DESC LIMIT ?2)",
+                (dataset, LOADS_KEPT),
+            )
+
+    def running_loads(self, dataset: str) -> list[DataLoad]:
+        rows = self._all(
+            "SELECT object FROM loads WHERE dataset = ? AND running ORDER BY created", (dataset,)
+        )
+        return [decode(data, DataLoad, "a kept load") for (data,) in rows]
+
+    def add_events(self, events: list[tuple[str, float, str, str, str]]) -> None:
+        """(data set id, time, type, reason, message) each. One that repeats the data set's last is
+        counted there; of each data set the newest EVENTS_KEPT stay; of unknown ones none."""
+        with self._transaction() as connection:
+            for dataset, time, kind, reason, message in events:
+                last = connection.execute(
+                    "SELECT number, type, reason, message FROM events WHERE dataset = ?"
+                    " ORDER BY number DESC LIMIT 1",
+                    (dataset,),
+                ).fetchone()
+                if last is not None and last[1:] == (kind, reason, message):
+                    connection.execute(
+                        "UPDATE events SET count = count + 1, time = ? WHERE number = ?",
+                        (time, last[0]),
+                    )
+                    continue
+                connection.execute(
+                    "INSERT INTO events (dataset, time, type, reason, message, count)"
+                    " SELECT id, ?, ?, ?, ?, 1 FROM datasets WHERE id = ?",
+                    (time, kind, reason, message, dataset),
+                )
+            for dataset in {event[0] for event in events}:
+                connection.execute(
+                    "DELETE FROM events WHERE dataset = ?1 AND number <= (SELECT number FROM events"
+                    " WHERE dataset = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+                    (dataset, EVENTS_KEPT),
+                )
+
+    def events(self, dataset: str, name: str) -> list[Event]:
+        """Oldest first; `name` is what the data set is called in them."""
+        rows = self._all(
+            "SELECT time, type, reason, message, count FROM events WHERE dataset = ?"
+            " ORDER BY number",
+            (dataset,),
+        )
+        return [
+            Event(
+                dataset=name,
+                time=format_time(time),
+                type=kind,
+                reason=reason,
+                message=message,
+                count=count,
+            )
+            for time, kind, reason, message, count in rows
+        ]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def _run(self, statement: str, *values: Any) -> None:
+        with self._transaction() as connection:
+            connection.execute(statement, values)
+
+    def _all(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+
+def _dataset(row: Any) -> DatasetRow:
+    identifier, name, phase, identity, spec, created, medium, tier, tier_uuid = row
+    return DatasetRow(
+        identifier,
+        name,
+        phase,
+        _identity(identity),
+        decode(spec, DatasetSpec, "a kept data set"),
+        created,
+        medium,
+        tier,
+        tier_uuid,
+    )
+
+
+def _identity(text: str) -> Identity:
+    uid, gid, groups = json.loads(text)
+    return uid, gid, groups

@@ -1,0 +1,46 @@
+"""What happened to data sets: the engine's events and the node's own, kept bounded."""
+
+import logging
+import time
+from typing import Final, Literal
+
+from atlas.api.units import printable
+from atlas.node.database import Database
+from atlas.node.native import Engine
+
+logger = logging.getLogger("atlas.node.events")
+
+_LONGEST_MESSAGE: Final = 1000
+
+
+class Events:
+    """Writes events where `atlasctl cache events` reads them."""
+
+    def __init__(self, database: Database, engine: Engine) -> None:
+        self._database = database
+        self._engine = engine
+
+    def record(
+        self, dataset: str, kind: Literal["Normal", "Warning"], reason: str, message: str
+    ) -> None:
+        """An event of the data set with the id `dataset`, now."""
+        text = printable(message)[:_LONGEST_MESSAGE]
+        logger.info("data set %s: %s: %s", dataset, reason, text)
+        self._database.add_events([(dataset, time.time(), kind, reason, text)])
+
+    def drain(self) -> None:
+        """Keeps what the engine has to tell since the last call."""
+        events = self._engine.events()
+        if events:
+            self._database.add_events(
+                [
+                    (
+                        event["dataset"],
+                        event["time"],
+                        event["type"],
+                        event["reason"],
+                        event["message"][:_LONGEST_MESSAGE],
+                    )
+                    for event in events
+                ]
+            )

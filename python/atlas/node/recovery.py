@@ -1,0 +1,170 @@
+"""After a start: serve what was served, finish what was begun. Then: keep it so.
+
+A data set that cannot be served (its tier's disk is missing) is Failed with the reason, and tried
+again; the others never wait for it.
+"""
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from typing import Final
+
+from atlas.api.errors import AtlasError
+from atlas.node.database import Database, DatasetRow
+from atlas.node.descriptors import DescriptorStore
+from atlas.node.events import Events
+from atlas.node.lifecycle import Lifecycle, identifier_of
+from atlas.node.loads import Loads
+from atlas.node.mounting import Mounting
+from atlas.node.registry import Registry
+
+logger = logging.getLogger("atlas.node.recovery")
+
+THREADS: Final = 8
+ROUND_SECONDS: Final = 0.5
+"""Between two rounds of housekeeping: events become visible, released bytes are freed."""
+HEAL_ROUNDS: Final = 4
+"""Rounds between two looks at the mount table."""
+RETRY_SECONDS: Final = 10.0
+"""Between two attempts to serve a failed data set."""
+
+
+class Recovery:
+    """The restore at the start and the housekeeping thread after it."""
+
+    def __init__(
+        self,
+        database: Database,
+        keeper: DescriptorStore,
+        registry: Registry,
+        mounting: Mounting,
+        lifecycle: Lifecycle,
+        loads: Loads,
+        events: Events,
+    ) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._registry = registry
+        self._mounting = mounting
+        self._lifecycle = lifecycle
+        self._loads = loads
+        self._events = events
+        self._ending = threading.Event()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="atlas-restore")
+        self._housekeeper = threading.Thread(
+            target=self._keep_house, name="atlas-housekeeping", daemon=True
+        )
+
+    def restore(self, timeout_seconds: float) -> None:
+        """Begins with all data sets at once and waits for them, but not longer than given: one
+        whose origin or disk hangs goes on in the background."""
+        rows = self._database.datasets()
+        self._drop_strays({row.id for row in rows})
+        wait([self._pool.submit(self._restore_one, row) for row in rows], timeout_seconds)
+        self._housekeeper.start()
+
+    def stop(self) -> None:
+        """Ends the housekeeping; what hangs is left behind."""
+        self._ending.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._housekeeper.is_alive():
+            self._housekeeper.join()
+
+    def _drop_strays(self, known: set[str]) -> None:
+        """Descriptors and mounts that belong to no data set: of a creation or a deletion that
+        was cut short after, or before, its row was there."""
+        for key in self._keeper.held():
+            identifier = identifier_of(key)
+            if identifier is not None and identifier not in known:
+                self._keeper.drop(key)
+        for entry in self._mounting.strays(known):
+            with suppress(AtlasError):
+                self._mounting.unmount(entry, detach=True)
+            with suppress(OSError):
+                os.rmdir(entry.path)
+
+    def _restore_one(self, row: DatasetRow) -> None:
+        try:
+            with self._registry.hold(row.name):
+                self._serve_or_finish(row)
+        except Exception:
+            # The other data sets' restores do not depend on it.
+            logger.exception("data set %s cannot be restored", row.name)
+
+    def _serve_or_finish(self, row: DatasetRow) -> None:
+        """The lock of the data set's name is held."""
+        entry = self._registry.entry(row.id)
+        try:
+            if row.phase in ("creating", "deleting"):
+                if self._lifecycle.remove(row):
+                    self._registry.drop(row.id)
+                return
+            self._lifecycle.bring_up(row)
+        except AtlasError as error:
+            if entry.failure is None or str(entry.failure) != str(error):
+                logger.warning("data set %s is not served: %s", row.name, error)
+                self._events.record(row.id, "Warning", "NotServed", str(error))
+            entry.state, entry.failure = "failed", error
+            entry.next_attempt = time.monotonic() + RETRY_SECONDS
+            return
+        recovered = entry.state == "failed"
+        entry.state, entry.failure = "serving", None
+        if recovered:
+            self._events.record(row.id, "Normal", "Recovered", "served again")
+        if row.phase == "present":
+            self._loads.resume(row)
+
+    def _keep_house(self) -> None:
+        rounds = 0
+        while not self._ending.wait(ROUND_SECONDS):
+            rounds += 1
+            try:
+                self._events.drain()
+                for row in self._database.datasets():
+                    if self._ending.is_set():
+                        return
+                    self._keep_one(row, heal=rounds % HEAL_ROUNDS == 0)
+            except Exception:
+                # A thread that must not end while the node lives.
+                logger.exception("housekeeping failed")
+
+    def _keep_one(self, row: DatasetRow, heal: bool) -> None:
+        with self._registry.try_hold(row.name) as held:
+            # Somebody works on it: the next round will do. The row may have changed before.
+            current = self._database.dataset(row.id) if held else None
+            if current is None:
+                return
+            entry = self._registry.entry(row.id)
+            if entry.state == "failed" or current.phase in ("creating", "deleting"):
+                if entry.next_attempt <= time.monotonic():
+                    # Not here: what hangs must not stop the housekeeping of the others.
+                    entry.next_attempt = time.monotonic() + RETRY_SECONDS
+                    self._pool.submit(self._restore_one, current)
+            elif current.phase == "releasing":
+                self._release(current)
+            elif heal and entry.state == "serving":
+                self._heal(current)
+
+    def _release(self, row: DatasetRow) -> None:
+        try:
+            if self._lifecycle.release(row):
+                logger.info("data set %s: its last user has left, its bytes are free", row.name)
+                self._registry.drop(row.id)
+        except AtlasError as error:
+            entry = self._registry.entry(row.id)
+            entry.state, entry.failure = "failed", error
+            entry.next_attempt = time.monotonic() + RETRY_SECONDS
+            logger.warning("data set %s is not released: %s", row.name, error)
+
+    def _heal(self, row: DatasetRow) -> None:
+        try:
+            self._lifecycle.heal(row)
+        except AtlasError as error:
+            entry = self._registry.entry(row.id)
+            entry.state, entry.failure = "failed", error
+            entry.next_attempt = time.monotonic() + RETRY_SECONDS
+            self._lifecycle.shut(row, keep_mounts=False)
+            logger.warning("data set %s is not served any more: %s", row.name, error)

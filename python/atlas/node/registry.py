@@ -1,0 +1,99 @@
+"""Which data sets this node has, in what state each is, and one lock for each name."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from atlas.api import errors
+from atlas.api.errors import AtlasError
+from atlas.api.models import Condition
+from atlas.api.units import format_time
+
+LOCK_SECONDS: Final = 30.0
+"""How long a call waits for another one on the same data set before it says so."""
+
+State = Literal["starting", "serving", "failed"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the node knows of a data set beyond its row. Lost with the process."""
+
+    state: State = "starting"
+    failure: AtlasError | None = None
+    next_attempt: float = 0.0
+    conditions: dict[str, Condition] = field(default_factory=dict)
+
+
+class Registry:
+    """Entries by id, locks by name."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._locks: dict[str, threading.Lock] = {}
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Only one call works on the data set `name`. Raises AtlasError (Temporary) after
+        LOCK_SECONDS: whatever holds it may be stuck in a hung file system."""
+        with self._guard:
+            lock = self._locks.setdefault(name, threading.Lock())
+        if not lock.acquire(timeout=LOCK_SECONDS):
+            raise AtlasError(
+                errors.TEMPORARY,
+                f"another operation on data set {name} is still running",
+                hint="the same command again",
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def try_hold(self, name: str) -> Iterator[bool]:
+        """As `hold`, without waiting; gives whether the lock was free."""
+        with self._guard:
+            lock = self._locks.setdefault(name, threading.Lock())
+        held = lock.acquire(blocking=False)
+        try:
+            yield held
+        finally:
+            if held:
+                lock.release()
+
+    def entry(self, identifier: str) -> Entry:
+        with self._guard:
+            return self._entries.setdefault(identifier, Entry())
+
+    def drop(self, identifier: str) -> None:
+        with self._guard:
+            self._entries.pop(identifier, None)
+
+    def condition(
+        self,
+        identifier: str,
+        kind: str,
+        status: Literal["True", "False", "Unknown"],
+        reason: str,
+        message: str = "",
+    ) -> Condition:
+        """A condition with the time at which it last became what it is."""
+        entry = self.entry(identifier)
+        with self._guard:
+            known = entry.conditions.get(kind)
+            if known is not None and (known.status, known.reason) == (status, reason):
+                known.message = message
+                return known
+            condition = Condition(
+                type=kind,
+                status=status,
+                reason=reason,
+                message=message,
+                last_transition_time=format_time(time.time()),
+            )
+            entry.conditions[kind] = condition
+            return condition

@@ -165,6 +165,11 @@ impl SparseTable {
             .map_err(|error| Error::from_io(&error, format_args!("write {}", self.name)))
     }
 
+    /// Back to what was never written.
+    pub(crate) fn erase(&self, offset: u64, bytes: u64) -> Result<()> {
+        punch(&self.file, HEADER_BYTES + offset, bytes)
+    }
+
     pub(crate) fn sync(&self) -> Result<()> {
         sync_data(&self.file)
     }

@@ -5,6 +5,7 @@
 //! atomic operation on a flat bitmap. There is no index and no log.
 
 mod bitmap;
+mod checksums;
 mod files;
 mod header;
 mod health;

@@ -54,7 +54,8 @@ impl Quota {
             0
         };
         let tables = 3 * PAGE_BYTES + self.granule;
-        bytes.div_ceil(PAGE_BYTES) * PAGE_BYTES + bytes / METADATA_PART + ends + tables
+        let data = bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES);
+        data.saturating_add(bytes / METADATA_PART + ends + tables)
     }
 
     fn held(&self, accounts: &Accounts) -> u64 {

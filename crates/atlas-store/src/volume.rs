@@ -14,7 +14,8 @@ use atlas_core::{Address, Error, ErrorKind, Extent, Result, round_up_to_page};
 use parking_lot::Mutex;
 
 use crate::bitmap::{DurableBits, LiveBits, bit_of};
-use crate::files::{self, SparseTable};
+use crate::checksums::Checksums;
+use crate::files;
 use crate::health::Health;
 use crate::quota::{Quota, Reservation, Usage};
 use crate::segments::{
@@ -79,8 +80,7 @@ pub(crate) struct Shared {
     pub(crate) live: LiveBits,
     /// `None` in memory: nothing survives there.
     pub(crate) durable: Option<DurableBits>,
-    /// CRC32C of each page, 4 bytes by page number.
-    pub(crate) checksums: SparseTable,
+    pub(crate) checksums: Checksums,
     pub(crate) quota: Arc<Quota>,
     pub(crate) health: Health,
     pub(crate) damaged: AtomicU64,
@@ -295,7 +295,7 @@ impl Shared {
 
     pub(crate) fn table_bytes(&self) -> Result<u64> {
         let mut bytes = files::allocated_bytes(self.table.file())?;
-        bytes += files::allocated_bytes(self.checksums.file())?;
+        bytes += files::allocated_bytes(self.checksums.table().file())?;
         if let Some(durable) = &self.durable {
             bytes += files::allocated_bytes(durable.table().file())?;
         }

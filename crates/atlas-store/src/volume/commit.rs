@@ -181,7 +181,7 @@ impl Shared {
         for batch in &mut batches {
             batch.outcome = batch.segment.file().map_or(Ok(()), files::sync_data);
         }
-        let mut tables = self.checksums.sync();
+        let mut tables = self.checksums.table().sync();
         if tables.is_ok() && self.folder_dirty.swap(false, Ordering::AcqRel) {
             tables = files::sync(&self.folder);
         }

@@ -7,9 +7,12 @@ use atlas_core::{Address, Error, ErrorKind, Extent, PAGE_BYTES, Result};
 
 use super::{Shared, Volume};
 use crate::bitmap::bit_of;
+use crate::checksums::{SUM_BYTES, sum_of};
 use crate::files;
 use crate::quota::Reservation;
 use crate::segments::{Segment, page_aligned};
+
+const PAGE: usize = PAGE_BYTES as usize;
 
 impl Volume {
     /// Writes `data` at `start` and makes `extents`, which it is made of, live. `data` is whole pages: the
@@ -46,10 +49,7 @@ impl Volume {
                 format!("fill {length} bytes at {}: not what was reserved", start.0),
             ));
         }
-        let checksums: Vec<u8> = data
-            .chunks_exact(PAGE_BYTES as usize)
-            .flat_map(|page| crc32c::crc32c(page).to_le_bytes())
-            .collect();
+        let checksums: Vec<u8> = data.chunks_exact(PAGE).flat_map(sum_of).collect();
         let mut done = 0;
         while done < data.len() {
             let address = start.plus(done as u64);
@@ -60,7 +60,7 @@ impl Volume {
             let bytes = data
                 .len()
                 .min(done + (segment.end().0 - address.0) as usize);
-            let sums = done / 1024..bytes / 1024;
+            let sums = done / PAGE * SUM_BYTES..bytes / PAGE * SUM_BYTES;
             shared.fill_part(
                 segment,
                 address,
@@ -161,7 +161,7 @@ impl Shared {
                 }
                 _ => Error::from_io(&error, "write to a segment"),
             })?;
-        self.checksums.write(address.page() * 4, checksums)
+        self.checksums.write(address, checksums)
     }
 
     /// Sets live bits, one atomic operation for all extents that share a word.
@@ -178,16 +178,18 @@ impl Shared {
         self.live.set(pending.0, pending.1);
     }
 
-    /// Bits first, then the hole: a reader that saw the bit reads the old bytes, or finds zeros that the
-    /// checksums give away. The caller holds the writer's lock.
+    /// Bits first, then checksums, then the hole: a reader that saw the bit reads the old bytes, or finds
+    /// zeros that the old checksums give away. The caller holds the writer's lock.
     pub(super) fn give_up(&self, segment: &Segment, extent: &Extent) {
         let (index, bit) = bit_of(extent.address);
         self.forget(segment, index, bit);
         let offset = extent.address.0 - segment.start.0;
         let length = extent.footprint().min(segment.length - offset);
-        if let Some(file) = segment.file()
-            && let Err(error) = files::punch(file, offset, length)
-        {
+        let withdrawn = self.checksums.withdraw(extent.address, length);
+        let punched = segment
+            .file()
+            .map_or(Ok(()), |file| files::punch(file, offset, length));
+        if let Err(error) = withdrawn.and(punched) {
             self.health.failed(&error);
         }
     }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{Changes, Committer, Shared, UNBACKED, Volume, VolumeSettings, word};
 use crate::bitmap::{DurableBits, LiveBits};
+use crate::checksums::Checksums;
 use crate::files::{self, SparseTable, failed};
 use crate::health::Health;
 use crate::quota::Quota;
@@ -23,11 +24,9 @@ use crate::table::{GrowableMap, Magic};
 use crate::tier::{Medium, Tier, is_tmpfs, kernel_text};
 
 const LIVE_MAGIC: Magic = *b"atlalive";
-const CHECKSUMS_MAGIC: Magic = *b"atlascrc";
 const DURABLE_MAGIC: Magic = *b"atlasdur";
 const VERSION: u32 = 1;
 
-const CHECKSUMS: &str = "checksums";
 const DURABLE: &str = "durable";
 const NEW_TABLE: &str = "volume.new";
 
@@ -90,14 +89,14 @@ impl Volume {
     ) -> Result<Arc<Self>> {
         let on_disk = tier.medium() != Medium::Memory;
         let identity = number_of(&kernel_text("uuid")?);
-        let checksums = SparseTable::create(&folder, CHECKSUMS, CHECKSUMS_MAGIC, VERSION)?;
+        let checksums = Checksums::create(&folder)?;
         let durable = on_disk
             .then(|| SparseTable::create(&folder, DURABLE, DURABLE_MAGIC, VERSION))
             .transpose()?;
         let live = create_live(live_parent, id, identity, tier)?;
         if let Some(durable) = &durable {
             durable.sync()?;
-            checksums.sync()?;
+            checksums.table().sync()?;
         }
         let table = VolumeTable::create(&folder, NEW_TABLE, identity, on_disk)?;
         // The volume exists from here on.
@@ -137,7 +136,7 @@ impl Volume {
         let table = VolumeTable::open(&folder, on_disk)?;
         let identity = table.identity()?;
         let records = table.records()?;
-        let checksums = SparseTable::open(&folder, CHECKSUMS, CHECKSUMS_MAGIC, VERSION)?;
+        let checksums = Checksums::open(&folder)?;
         let durable = on_disk
             .then(|| SparseTable::open(&folder, DURABLE, DURABLE_MAGIC, VERSION))
             .transpose()?;
@@ -224,7 +223,7 @@ struct Parts {
     table: VolumeTable,
     live: LiveBits,
     durable: Option<SparseTable>,
-    checksums: SparseTable,
+    checksums: Checksums,
 }
 
 impl Shared {
@@ -287,7 +286,7 @@ impl Shared {
                 self.live.clear(index, u64::MAX);
             }
         }
-        Ok(())
+        self.checksums.withdraw_all(segment.start, segment.length)
     }
 
     /// The segment's file, made now if it is the first time. The caller holds the writer's lock.

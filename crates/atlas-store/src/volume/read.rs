@@ -8,6 +8,7 @@ use atlas_core::{Address, EXTENT_BYTES, Error, ErrorKind, Extent, PAGE_BYTES, Re
 
 use super::{ExtentState, Shared, Volume};
 use crate::bitmap::bit_of;
+use crate::checksums::{SUM_BYTES, sum_of};
 use crate::files::failed;
 use crate::segments::Segment;
 
@@ -18,6 +19,7 @@ const STEP_PAGES: usize = (EXTENT_BYTES / PAGE_BYTES) as usize + 1;
 
 /// Why bytes cannot be had.
 enum Failure {
+    Absent,
     /// This page is not what was filled.
     Page(Address),
     Tier(Error),
@@ -87,6 +89,10 @@ impl Volume {
     }
 }
 
+fn page_of(address: Address) -> Address {
+    Address(address.page() * PAGE_BYTES)
+}
+
 fn absent() -> Error {
     Error::new(
         ErrorKind::NotFound,
@@ -109,29 +115,31 @@ impl Shared {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        let last = address.plus(buffer.len() as u64 - 1);
         match failure {
-            Failure::Page(page) if self.withdraw(segment, page) => Err(Error::new(
-                ErrorKind::Corrupt,
-                libc::EIO,
-                "read the tier: damaged bytes",
-            )),
-            Failure::Page(_) => Err(absent()),
+            Failure::Absent => Err(absent()),
+            Failure::Page(page) => {
+                self.withdraw(segment, page);
+                Err(Error::new(
+                    ErrorKind::Corrupt,
+                    libc::EIO,
+                    "read the tier: damaged bytes",
+                ))
+            }
             Failure::Tier(error) => {
                 self.health.failed(&error);
-                self.withdraw(segment, address);
-                self.withdraw(segment, last);
+                self.withdraw(segment, page_of(address));
+                self.withdraw(segment, page_of(address.plus(buffer.len() as u64 - 1)));
                 Err(error)
             }
         }
     }
 
-    /// Forgets the live extent that covers `address`, and tells whether there was one. Extents do not
-    /// overlap, so it is the one whose first page is the nearest at or before the address;
-    /// should that end before it, a sound extent is fetched again, which harms nobody.
-    /// The caller holds the writer's lock.
-    fn withdraw(&self, segment: &Segment, address: Address) -> bool {
-        let (index, bit) = bit_of(address);
+    /// Forgets the live extent that covers a damaged page. Extents do not overlap, so it is the one whose
+    /// first page is the nearest at or before the page; should that end before it, a sound
+    /// extent is fetched again, which harms nobody. The page itself counts as absent from
+    /// then on, so that this happens once. The caller holds the writer's lock.
+    fn withdraw(&self, segment: &Segment, page: Address) {
+        let (index, bit) = bit_of(page);
         let farthest = index.saturating_sub(EXTENT_BYTES / PAGE_BYTES / 64);
         for candidate in (farthest.max(segment.first_word())..=index).rev() {
             let not_later = if candidate == index {
@@ -143,10 +151,12 @@ impl Shared {
             if before != 0 {
                 self.forget(segment, candidate, 1 << before.ilog2());
                 self.damaged.fetch_add(1, Ordering::Relaxed);
-                return true;
+                break;
             }
         }
-        false
+        if let Err(error) = self.checksums.withdraw(page, PAGE_BYTES) {
+            self.health.failed(&error);
+        }
     }
 
     /// Reads at most an extent's bytes, all in `segment`, and compares all pages they touch.
@@ -160,18 +170,22 @@ impl Shared {
             .file()
             .filter(|_| !self.destroyed.load(Ordering::SeqCst))
         else {
-            return Err(Failure::Page(address));
+            return Err(Failure::Absent);
         };
         let before = (address.0 % PAGE_BYTES) as usize;
-        let first = Address(address.0 - before as u64);
+        let first = page_of(address);
         let pages = (before + buffer.len()).div_ceil(PAGE);
-        let mut sums = [0; STEP_PAGES * 4];
-        let Some(sums) = sums.get_mut(..pages * 4) else {
-            return Err(Failure::Page(address));
+        let mut sums = [0; STEP_PAGES * SUM_BYTES];
+        let Some(sums) = sums.get_mut(..pages * SUM_BYTES) else {
+            return Err(Failure::Absent);
         };
-        self.checksums
-            .read(first.page() * 4, sums)
-            .map_err(Failure::Tier)?;
+        self.checksums.read(first, sums).map_err(Failure::Tier)?;
+        if sums
+            .chunks_exact(SUM_BYTES)
+            .any(|sum| sum == [0; SUM_BYTES])
+        {
+            return Err(Failure::Absent);
+        }
 
         // Pages that the buffer covers in part are read aside: the checksum is of the whole page.
         let (mut head, mut tail) = ([0; PAGE], [0; PAGE]);
@@ -193,14 +207,14 @@ impl Shared {
         let whole = read_all(file, &mut slices, first.0 - segment.start.0, pages * PAGE)
             .map_err(Failure::Tier)?;
         if !whole {
-            return Err(Failure::Page(address));
+            return Err(Failure::Page(first));
         }
         let read = head[..has_head]
             .chunks_exact(PAGE)
             .chain(middle.chunks_exact(PAGE))
             .chain(tail[..has_tail].chunks_exact(PAGE));
-        for (number, (page, sum)) in read.zip(sums.chunks_exact(4)).enumerate() {
-            if crc32c::crc32c(page).to_le_bytes() != sum {
+        for (number, (page, sum)) in read.zip(sums.chunks_exact(SUM_BYTES)).enumerate() {
+            if sum_of(page) != sum {
                 return Err(Failure::Page(first.plus((number * PAGE) as u64)));
             }
         }

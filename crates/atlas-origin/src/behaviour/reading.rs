@@ -8,7 +8,7 @@ use std::path::Path;
 use atlas_core::{ErrorKind, VersionTag};
 
 use super::{Fixture, kind, make_fifo, path, pattern, read, tag, write};
-use crate::origin::{Listed, ReadRequest};
+use crate::origin::ReadRequest;
 
 pub(super) fn ranges_are_read_exactly(fixture: &dyn Fixture) {
     let origin = fixture.origin();
@@ -187,40 +187,35 @@ pub(super) fn what_is_no_file_is_not_read(fixture: &dyn Fixture) {
 
 pub(super) fn a_renamed_folder_is_not_mixed_up(fixture: &dyn Fixture) {
     let origin = fixture.origin();
-    let [folder, old] = [path(fixture, b"folder"), path(fixture, b"old")];
-    fs::create_dir(&folder).unwrap();
-    write(fixture, b"folder/file", b"first");
-    let first = tag(origin.as_ref(), b"folder/file");
-    assert_eq!(
-        read(origin.as_ref(), b"folder/file", &first).unwrap(),
-        b"first"
-    );
-    fs::rename(&folder, &old).unwrap();
-    fs::create_dir(&folder).unwrap();
-    write(fixture, b"folder/new", b"second");
-    let second = tag(origin.as_ref(), b"folder/new");
-    assert_eq!(
-        read(origin.as_ref(), b"folder/new", &second).unwrap(),
-        b"second"
-    );
-    assert_eq!(
-        origin
-            .list(b"folder")
-            .unwrap()
-            .iter()
-            .map(|one: &Listed| &one.name)
-            .collect::<Vec<_>>(),
-        [b"new"]
-    );
-    assert_eq!(
-        read(
-            origin.as_ref(),
-            b"old/file",
-            &tag(origin.as_ref(), b"old/file")
-        )
-        .unwrap(),
-        b"first"
-    );
+    let origin = origin.as_ref();
+    let folder = path(fixture, b"folder");
+    for round in 0..6 {
+        let name = format!("file{round}");
+        let full = format!("folder/{name}");
+        let (name, full) = (name.as_bytes(), full.as_bytes());
+        fs::create_dir(&folder).unwrap();
+        write(fixture, full, name);
+        // Each round asks first in another way, with the folder of the round before remembered.
+        let ask_first: [&dyn Fn(); 3] = [
+            &|| assert_eq!(tag(origin, full).size, name.len() as u64),
+            &|| assert!(origin.stat_many(b"folder", &[name]).unwrap()[0].is_ok()),
+            &|| {
+                let names: Vec<_> = origin.list(b"folder").unwrap();
+                assert_eq!(
+                    names.iter().map(|one| &one.name).collect::<Vec<_>>(),
+                    [name]
+                );
+            },
+        ];
+        ask_first[round % 3]();
+        let version = tag(origin, full);
+        assert_eq!(read(origin, full, &version).unwrap(), name);
+        fs::rename(&folder, path(fixture, format!("old{round}").as_bytes())).unwrap();
+        let gone = origin.stat(b"folder/absent").unwrap_err();
+        assert_eq!(gone.kind, ErrorKind::NotFound);
+    }
+    let version = tag(origin, b"old0/file0");
+    assert_eq!(read(origin, b"old0/file0", &version).unwrap(), b"file0");
 }
 
 pub(super) fn requests_and_bytes_are_counted(fixture: &dyn Fixture) {

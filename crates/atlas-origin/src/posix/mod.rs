@@ -41,6 +41,9 @@ const ACL_BYTES: [usize; 2] = [1 << 10, 64 << 10];
 /// Its folder is held open: a path above it may change without harm, while [`Origin`]'s calls
 /// fail for as long as its registered path leads to no folder or to another one.
 ///
+/// On the way to an entry, folders looked up within the last second are not looked up again,
+/// except to list one: attributes may be those of an entry that was moved away a second ago.
+///
 /// Atlas leaves no trace on it. Where the process may make mounts, all access goes through a
 /// private read-only, noatime copy of the mount; elsewhere files and folders are opened with
 /// O_NOATIME where the identity owns them, and the access times of other entries follow the
@@ -119,51 +122,35 @@ impl PosixOrigin {
     /// The folder at `path`, for looking up names in it: remembered, or looked up in a
     /// remembered parent, or by its whole path.
     fn folder(&self, path: &[u8]) -> Result<Folder<'_>> {
+        if let Some((_, folder)) = self.folders.get(path) {
+            return Ok(Folder::remembered(folder, false));
+        }
+        let (parent, name) = split(path);
+        if let Some((seen, parent)) = self.folders.get(parent)
+            && let Ok(folder) = root::open_beneath(parent.as_fd(), name, TO_LOOK_UP)
+        {
+            return Ok(Folder::remembered(
+                self.folders.remember(path, folder, seen),
+                false,
+            ));
+        }
+        self.fresh_folder(path)
+    }
+
+    fn fresh_folder(&self, path: &[u8]) -> Result<Folder<'_>> {
         if path.is_empty() {
             return Ok(Folder {
                 held: Held::Root(self.root.as_fd()),
                 fresh: true,
             });
         }
-        if let Some((_, folder)) = self.folders.get(path) {
-            return Ok(Folder {
-                held: Held::Remembered(folder),
-                fresh: false,
-            });
-        }
-        let (parent, name) = split(path);
-        if let Some((seen, parent)) = self.folders.get(parent)
-            && let Ok(folder) = root::open_beneath(parent.as_fd(), name, TO_LOOK_UP)
-        {
-            let folder = self.folders.remember(path, folder, seen);
-            return Ok(Folder {
-                held: Held::Remembered(folder),
-                fresh: false,
-            });
-        }
-        self.fresh_folder(path)
-    }
-
-    fn fresh_folder(&self, path: &[u8]) -> Result<Folder<'_>> {
         let seen = Instant::now();
-        let folder = self
-            .root
-            .open_beneath(path, TO_LOOK_UP)
-            .map_err(|e| failed(e, path))?;
-        let folder = self.folders.remember(path, folder, seen);
-        Ok(Folder {
-            held: Held::Remembered(folder),
-            fresh: true,
-        })
-    }
-
-    /// Nothing is asked of a folder before it is known to lie in no Atlas mount.
-    fn open_to_list(&self, folder: &Folder<'_>, path: &[u8]) -> Result<OwnedFd> {
-        let device = device_of(folder).map_err(|errno| failed(errno, path))?;
-        self.own_mounts.admit(device, path)?;
-        self.root
-            .open_to_list(folder.as_fd())
-            .map_err(|errno| failed(errno, path))
+        let opened = self.root.open_beneath(path, TO_LOOK_UP);
+        let folder = opened.map_err(|errno| failed(errno, path))?;
+        Ok(Folder::remembered(
+            self.folders.remember(path, folder, seen),
+            true,
+        ))
     }
 
     fn stat_in(&self, folder: BorrowedFd<'_>, name: &[u8]) -> Result<Entry> {
@@ -220,13 +207,16 @@ impl Origin for PosixOrigin {
     fn list(&self, folder: &[u8]) -> Result<Vec<Listed>> {
         check_path(folder)?;
         self.admit(1)?;
-        let mut opened = self.folder(folder)?;
-        let mut listing = self.open_to_list(&opened, folder);
-        if !opened.fresh && listing.as_ref().is_err_and(may_come_from_a_moved_folder) {
-            opened = self.fresh_folder(folder)?;
-            listing = self.open_to_list(&opened, folder);
-        }
-        let listing = listing?;
+        // By its whole path: a folder that has moved since it was remembered would be listed
+        // without an error. What is remembered now serves the questions that follow a listing.
+        let opened = self.fresh_folder(folder)?;
+        // Nothing is asked of a folder before it is known to lie in no Atlas mount.
+        let device = device_of(&opened).map_err(|errno| failed(errno, folder))?;
+        self.own_mounts.admit(device, folder)?;
+        let listing = self
+            .root
+            .open_to_list(opened.as_fd())
+            .map_err(|errno| failed(errno, folder))?;
         names_of(listing.as_fd()).map_err(|errno| failed(errno, folder))
     }
 
@@ -297,6 +287,15 @@ struct Folder<'a> {
 enum Held<'a> {
     Root(BorrowedFd<'a>),
     Remembered(Arc<OwnedFd>),
+}
+
+impl Folder<'_> {
+    const fn remembered(folder: Arc<OwnedFd>, fresh: bool) -> Self {
+        Self {
+            held: Held::Remembered(folder),
+            fresh,
+        }
+    }
 }
 
 impl AsFd for Folder<'_> {

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use atlas_core::{Address, EXTENT_BYTES, PAGE_BYTES, Result};
+use atlas_core::{Address, PAGE_BYTES, Result};
 
 use crate::files::SparseTable;
 use crate::header::Magic;
@@ -50,20 +50,13 @@ impl Checksums {
         self.table.write(first.page() * SUM_BYTES as u64, sums)
     }
 
-    /// Nothing is there any more in the `bytes` bytes from `first` on, an extent at most.
+    /// Nothing is there any more in the `bytes` bytes from `first` on. Punched, not written: it needs no
+    /// space on a full tier.
     pub(crate) fn withdraw(&self, first: Address, bytes: u64) -> Result<()> {
-        const NOTHING: [u8; (EXTENT_BYTES / PAGE_BYTES) as usize * SUM_BYTES] =
-            [0; (EXTENT_BYTES / PAGE_BYTES) as usize * SUM_BYTES];
-        let length = NOTHING
-            .len()
-            .min(bytes.div_ceil(PAGE_BYTES) as usize * SUM_BYTES);
-        self.write(first, &NOTHING[..length])
-    }
-
-    /// Nothing is there in a whole segment.
-    pub(crate) fn withdraw_all(&self, first: Address, bytes: u64) -> Result<()> {
         let sum_bytes = SUM_BYTES as u64;
-        self.table
-            .erase(first.page() * sum_bytes, bytes / PAGE_BYTES * sum_bytes)
+        self.table.erase(
+            first.page() * sum_bytes,
+            bytes.div_ceil(PAGE_BYTES) * sum_bytes,
+        )
     }
 }

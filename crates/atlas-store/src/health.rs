@@ -26,9 +26,15 @@ impl Health {
     /// A write to the tier, or a read from it, failed.
     pub(crate) fn failed(&self, error: &Error) {
         self.errors.fetch_add(1, Ordering::Relaxed);
-        let next_attempt = Instant::now() + BETWEEN_ATTEMPTS;
-        *self.trouble.lock() = Some(Trouble {
-            message: error.message.clone(),
+        let message = error.message.clone();
+        let mut trouble = self.trouble.lock();
+        // The time of the next attempt stays: trouble that keeps coming must not put it off for ever.
+        let next_attempt = trouble.as_ref().map_or_else(
+            || Instant::now() + BETWEEN_ATTEMPTS,
+            |trouble| trouble.next_attempt,
+        );
+        *trouble = Some(Trouble {
+            message,
             next_attempt,
         });
         self.degraded.store(true, Ordering::Release);

@@ -121,25 +121,22 @@ impl Tier {
             )));
         }
         let marker = read_marker(&descriptor, &shown)?;
-        claim(&descriptor, &shown, may_create && marker.is_none())?;
-        let uuid = match (marker, uuid) {
-            (Some(marker), expected) => marker.check(medium, expected, &shown)?,
-            (None, Some(expected)) if !may_create => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    libc::ENOENT,
-                    format!("open tier {shown}: no marker of tier {expected}: disk not mounted?"),
-                ));
-            }
-            (None, None) if !may_create => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    libc::ENOENT,
-                    format!("open tier {shown}: not a tier folder"),
-                ));
-            }
-            (None, expected) => {
-                let uuid = expected.map_or_else(|| kernel_text("uuid"), |uuid| Ok(uuid.into()))?;
+        if marker.is_none() && !may_create {
+            let message = match uuid {
+                Some(uuid) => format!("no marker of tier {uuid}: disk not mounted?"),
+                None => "not a tier folder".to_owned(),
+            };
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                libc::ENOENT,
+                format!("open tier {shown}: {message}"),
+            ));
+        }
+        claim(&descriptor, &shown, marker.is_none())?;
+        let uuid = match marker {
+            Some(marker) => marker.check(medium, uuid, &shown)?,
+            None => {
+                let uuid = uuid.map_or_else(|| kernel_text("uuid"), |uuid| Ok(uuid.into()))?;
                 write_marker(&descriptor, medium, &uuid, boot_id)?;
                 uuid
             }

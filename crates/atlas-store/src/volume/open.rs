@@ -286,7 +286,7 @@ impl Shared {
                 self.live.clear(index, u64::MAX);
             }
         }
-        self.checksums.withdraw_all(segment.start, segment.length)
+        self.checksums.withdraw(segment.start, segment.length)
     }
 
     /// The segment's file, made now if it is the first time. The caller holds the writer's lock.

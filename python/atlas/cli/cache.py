@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas.cli.commands import Group, command
+from atlas.cli.options import FORMATS
 from atlas.cli.run import Run, pass_run
 
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ cache = Group(
     aliases={"load": "warm"},
 )
 
-_ALL_FORMATS = ("table", "wide", "json", "yaml", "name", "jsonpath")
 
-
-@command("list", formats=_ALL_FORMATS)
+@command("list", formats=FORMATS)
 @pass_run
 def list_(run: Run) -> None:
     """List your data sets (root: everybody's).
@@ -49,7 +48,7 @@ def list_(run: Run) -> None:
     _show_datasets(run, DatasetList(items=client.datasets() if client else []))
 
 
-@command("get", formats=_ALL_FORMATS)
+@command("get", formats=FORMATS)
 @click.argument("name")
 @pass_run
 def get(run: Run, name: str) -> None:
@@ -57,7 +56,7 @@ def get(run: Run, name: str) -> None:
     _show_datasets(run, find(run, name))
 
 
-@command("describe", formats=_ALL_FORMATS)
+@command("describe", formats=("table", "json", "yaml", "name", "jsonpath"))
 @click.argument("name")
 @pass_run
 def describe(run: Run, name: str) -> None:
@@ -79,7 +78,7 @@ def describe(run: Run, name: str) -> None:
     show(run, dataset, text=text, names=lambda: [f"dataset/{name}"])
 
 
-@command("events", formats=("table", "wide", "json", "yaml", "jsonpath"))
+@command("events", formats=("table", "json", "yaml", "jsonpath"))
 @click.argument("name")
 @pass_run
 def events(run: Run, name: str) -> None:

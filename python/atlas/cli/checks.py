@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import stat
 import threading
 from collections.abc import Iterator, Sequence
@@ -262,7 +263,7 @@ def check_mounts(known: Sequence[models.Mount]) -> Iterator[Check]:
         trouble = _stat_trouble(path)
         if trouble is not None:
             dead += 1
-            yield Check(f"mount {path}", FAIL, trouble, f"umount -l {path}")
+            yield Check(f"mount {path}", FAIL, trouble, f"umount -l {shlex.quote(path)}")
     lost = [path for path in sorted(served) if path not in paths]
     for path in lost:
         yield Check(

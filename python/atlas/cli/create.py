@@ -213,13 +213,13 @@ def _tier(wish: _Wish) -> models.TierSpec:
 def _from_file(file: Any, name: str | None, wish: _Wish) -> models.Dataset:
     from atlas.api import errors, models
     from atlas.api.units import check_name, parse_size
-    from atlas.cli.objects import read_object
+    from atlas.cli.objects import name_of, read_object
 
     context = click.get_current_context()
     if wish.given():
         raise click.UsageError(f"{', '.join(wish.given())} cannot be given with -f.", context)
     plain = read_object(file)
-    what = f"the object in {file.name}"
+    what = f"the object in {name_of(file)}"
     if plain.get("apiVersion") != models.API_VERSION or plain.get("kind") != "Dataset":
         raise errors.AtlasError(
             errors.INVALID,

@@ -24,11 +24,12 @@ def doctor(run: Run) -> int:
     colours = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
     def text() -> list[str]:
-        longest = max(len(check.name) for check in checks)
+        names = [printable(check.name) for check in checks]
+        longest = max(len(name) for name in names)
         lines = []
-        for check in checks:
+        for name, check in zip(names, checks, strict=True):
             state = run.styled(f"{check.state:<4}", sys.stdout, fg=colours[check.state])
-            lines.append(f"{state}  {check.name:<{longest}}  {printable(check.cause)}")
+            lines.append(f"{state}  {name:<{longest}}  {printable(check.cause)}")
             if check.hint:
                 lines.append(f"{' ' * (longest + 8)}try: {printable(check.hint)}")
         return lines

@@ -16,9 +16,10 @@ _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null",
 def json_text(value: Any, *, indent: int | None = 2) -> str:
     """JSON in which everything a terminal could obey is escaped.
 
-    Such characters stand only inside strings, where `\\uXXXX` in their place is the same value.
+    Such characters stand only inside strings, where an escape in their place is the same value.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # DEL is the one control character that JSON's own escaping leaves as it is.
     if text.isascii() and "\x7f" not in text:
         return text
     return _UNUSUAL.sub(_escape, text)
@@ -27,7 +28,6 @@ def json_text(value: Any, *, indent: int | None = 2) -> str:
 def _escape(match: re.Match[str]) -> str:
     if match[0].isprintable():
         return match[0]
-    # DEL is the one control character that JSON's own escaping leaves as it is.
     return "\\u007f" if match[0] == "\x7f" else json.dumps(match[0])[1:-1]
 
 
@@ -60,4 +60,13 @@ def _yaml_lines(value: Any) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN.match(value) and value.lower() not in _WORDS:
         return value
-    return json_text(value, indent=None)
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNUSUAL.sub(_escape_yaml, text)
+
+
+def _escape_yaml(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if match[0].isprintable():
+        return match[0]
+    # YAML has no pairs of surrogates; characters beyond 16 bits have an escape of their own.
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

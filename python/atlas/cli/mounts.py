@@ -107,7 +107,7 @@ def unmount(run: Run, target: str, force: bool, dry_run: str | None) -> None:
     )
 
 
-@command("mounts", formats=("table", "wide", "json", "yaml", "name", "jsonpath"))
+@command("mounts", formats=("table", "json", "yaml", "name", "jsonpath"))
 @pass_run
 def mounts(run: Run) -> None:
     """List where data sets are shown.

@@ -69,7 +69,7 @@ def stop(run: Run, force: bool) -> None:
     show(run, {"stopped": to_builtins(stopped) if stopped else None}, text=lambda: "")
 
 
-@command("describe", formats=("table", "wide", "json", "yaml", "name", "jsonpath"))
+@command("describe", formats=("table", "json", "yaml", "name", "jsonpath"))
 @pass_run
 def describe(run: Run) -> None:
     """Show the running node.

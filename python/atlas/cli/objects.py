@@ -9,6 +9,12 @@ from atlas.api.errors import INVALID, AtlasError
 from atlas.api.units import printable
 
 
+def name_of(file: IO[bytes]) -> str:
+    """What the file is called in a message."""
+    name = getattr(file, "name", None)
+    return printable(name) if isinstance(name, str) and name != "<stdin>" else "standard input"
+
+
 def read_object(file: IO[bytes]) -> dict[str, Any]:
     """The one object of a file. Raises AtlasError (Invalid) with the place of the mistake."""
     content = file.read()
@@ -18,12 +24,12 @@ def read_object(file: IO[bytes]) -> dict[str, Any]:
     except ValueError as error:
         cause = " ".join(str(error).split())
         raise AtlasError(
-            INVALID, f"{printable(file.name)} is neither YAML nor JSON", printable(cause)
+            INVALID, f"{name_of(file)} is neither YAML nor JSON", printable(cause)
         ) from error
     if not isinstance(plain, dict):
         raise AtlasError(
             INVALID,
-            f"{printable(file.name)} holds no object",
+            f"{name_of(file)} holds no object",
             "an object has apiVersion, kind, metadata and spec",
         )
     return plain

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final, Protocol
 
 from atlas.api import models
@@ -72,10 +72,10 @@ class _Lines:
     """A line for each load every 30 s."""
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + _LINE_SECONDS
+        self._next = monotonic() + _LINE_SECONDS
 
     def update(self, loads: Sequence[models.DataLoad]) -> None:
-        if time.monotonic() < self._next:
+        if monotonic() < self._next:
             return
         self._next += _LINE_SECONDS
         for load in loads:
@@ -96,7 +96,7 @@ class _Objects:
     def update(self, loads: Sequence[models.DataLoad]) -> None:
         from atlas.cli.formats import json_text
 
-        now = time.monotonic()
+        now = monotonic()
         for load in loads:
             ended = load.status.phase not in ("Pending", "Running")
             if not ended and now < self._next.get(load.metadata.name, 0.0):

@@ -3,6 +3,7 @@
 //! Needs CAP_SYS_ADMIN in the mount namespace and Linux 5.2 or newer (the `fsopen` calls).
 
 mod table;
+mod view;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,7 @@ use rustix::mount::{
 };
 
 pub use table::{MountEntry, table};
+pub use view::untouching_view;
 
 const DEVICE: &str = "/dev/fuse";
 

@@ -50,8 +50,8 @@ impl Checksums {
         self.table.write(first.page() * SUM_BYTES as u64, sums)
     }
 
-    /// Nothing is there any more in the `bytes` bytes from `first` on. Punched, not written: it needs no
-    /// space on a full tier.
+    /// Nothing is there any more in the `bytes` bytes from `first` on. Punched, not written: it
+    /// needs no space on a full tier.
     pub(crate) fn withdraw(&self, first: Address, bytes: u64) -> Result<()> {
         let sum_bytes = SUM_BYTES as u64;
         self.table.erase(

@@ -14,7 +14,8 @@ pub(crate) fn failed(errno: Errno, context: impl std::fmt::Display) -> Error {
     Error::from_errno(errno.raw_os_error(), context)
 }
 
-/// Opens or, with `create`, makes the file `name`; a file that was there before is refused with `create`.
+/// Opens or, with `create`, makes the file `name`; a file that was there before is refused with
+/// `create`.
 pub(crate) fn open(folder: impl AsFd, name: &str, create: bool) -> Result<File> {
     let mut flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     if create {

@@ -28,7 +28,8 @@ impl Health {
         self.errors.fetch_add(1, Ordering::Relaxed);
         let message = error.message.clone();
         let mut trouble = self.trouble.lock();
-        // The time of the next attempt stays: trouble that keeps coming must not put it off for ever.
+        // The time of the next attempt stays: trouble that keeps coming must not put it off for
+        // ever.
         let next_attempt = trouble.as_ref().map_or_else(
             || Instant::now() + BETWEEN_ATTEMPTS,
             |trouble| trouble.next_attempt,

@@ -45,8 +45,8 @@ impl Quota {
         })
     }
 
-    /// The most that filling `bytes` adjacent bytes can take: a granule more at an end than asked for,
-    /// the pages of the tables, and the file system's own blocks.
+    /// The most that filling `bytes` adjacent bytes can take: a granule more at an end than asked
+    /// for, the pages of the tables, and the file system's own blocks.
     fn cost(&self, bytes: u64) -> u64 {
         let ends = if self.granule > PAGE_BYTES {
             2 * self.granule

@@ -270,7 +270,8 @@ impl VolumeTable {
 
     /// `identity` tells this volume from an earlier one of the same name.
     ///
-    /// The caller renames it from `name` to [`NAME`](Self::NAME) when the rest of the volume is there.
+    /// The caller renames it from `name` to [`NAME`](Self::NAME) when the rest of the volume is
+    /// there.
     pub(crate) fn create(
         folder: impl AsFd,
         name: &str,

@@ -26,13 +26,14 @@ const WORDS: usize = (HEADER_BYTES as usize - WORDS_OFFSET) / 8;
 /// A file mapped shared over an address range reserved in full at the start, so that it grows
 /// without moving: references into it stay good as long as the map lives.
 ///
-/// Every byte below [`len`](Self::len) is backed by blocks of the file system (`fallocate`), so that a
-/// full disk is an error of [`grow_to`](Self::grow_to) and never a SIGBUS later. That holds on tmpfs, ext4 and
-/// xfs; a file system that copies on write, or a disk that fails while it is mapped, does not
-/// promise it, so tables belong on the state folder or a tmpfs, never on a data disk.
+/// Every byte below [`len`](Self::len) is backed by blocks of the file system (`fallocate`), so
+/// that a full disk is an error of [`grow_to`](Self::grow_to) and never a SIGBUS later. That holds
+/// on tmpfs, ext4 and xfs; a file system that copies on write, or a disk that fails while it is
+/// mapped, does not promise it, so tables belong on the state folder or a tmpfs, never on a data
+/// disk.
 ///
-/// Offsets count from the end of the header page. What is beyond the bytes that a user wrote reads as zero.
-/// All access is atomic or by copies made of atomic accesses, so that nothing here is
+/// Offsets count from the end of the header page. What is beyond the bytes that a user wrote reads
+/// as zero. All access is atomic or by copies made of atomic accesses, so that nothing here is
 /// undefined when threads race; their order is the user's business: contents first, then a word
 /// stored with `Release` that says they are there.
 pub struct GrowableMap {
@@ -81,7 +82,8 @@ impl GrowableMap {
             .and_then(|()| header::write(&file, &name, magic, version))
             .and_then(|()| Self::map(file, name, HEADER_BYTES, reserve_bytes));
         if created.is_err() {
-            // What made the creation fail is the news; a file left behind is refused at the next open.
+            // What made the creation fail is the news; a file left behind is refused at the next
+            // open.
             let _ = rustix::fs::unlinkat(folder, path, rustix::fs::AtFlags::empty());
         }
         created
@@ -145,7 +147,8 @@ impl GrowableMap {
         .map_err(|errno| failed("map", &name, errno))?;
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| failed("map", &name, rustix::io::Errno::NOMEM))?;
-        // A growth that was cut short may have left a length of any number of bytes: only whole words count.
+        // A growth that was cut short may have left a length of any number of bytes: only whole
+        // words count.
         let length = AtomicU64::new((size - HEADER_BYTES) & !7);
         Ok(Self {
             file,
@@ -170,7 +173,8 @@ impl GrowableMap {
     /// Makes the first `bytes` bytes usable. Grows in steps that double, from 64 KiB to 64 MiB.
     ///
     /// # Errors
-    /// `NoSpace` when the file system is full or the reserved range is too small: the table stays as it was.
+    /// `NoSpace` when the file system is full or the reserved range is too small: the table stays
+    /// as it was.
     pub fn grow_to(&self, bytes: u64) -> Result<()> {
         if bytes <= self.len() {
             return Ok(());
@@ -224,7 +228,8 @@ impl GrowableMap {
         Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
     }
 
-    /// One of the 256 words of the header page that belong to the user of the table: cursors, counts.
+    /// One of the 256 words of the header page that belong to the user of the table: cursors,
+    /// counts.
     ///
     /// # Errors
     /// `Invalid` for an index beyond them.

@@ -74,15 +74,15 @@ impl Tier {
     /// Opens the tier at `folder`.
     ///
     /// With `uuid` it must be that tier: a folder without its marker is an unmounted disk, and
-    /// nothing is written to it. (Only a memory tier may be made anew under its old UUID, with `create`:
-    /// a tmpfs loses its marker at every reboot.) Without `uuid` any tier is accepted, and with `create` an
-    /// absent or empty folder becomes one.
+    /// nothing is written to it. (Only a memory tier may be made anew under its old UUID, with
+    /// `create`: a tmpfs loses its marker at every reboot.) Without `uuid` any tier is accepted,
+    /// and with `create` an absent or empty folder becomes one.
     ///
     /// # Errors
-    /// `NotFound` for an absent folder or marker, `Denied` for a link and for a folder that is not ours alone
-    /// (owner, mode 0700), `Conflict` for another tier or a folder with foreign contents,
-    /// `Invalid` for a memory tier that is not on tmpfs and for another medium than the marker says,
-    /// `Corrupt` and `Unsupported` for the marker itself.
+    /// `NotFound` for an absent folder or marker, `Denied` for a link and for a folder that is not
+    /// ours alone (owner, mode 0700), `Conflict` for another tier or a folder with foreign
+    /// contents, `Invalid` for a memory tier that is not on tmpfs and for another medium than the
+    /// marker says, `Corrupt` and `Unsupported` for the marker itself.
     pub fn open(folder: &Path, medium: Medium, create: bool, uuid: Option<&str>) -> Result<Self> {
         Self::open_in_boot(folder, medium, create, uuid, &kernel_text("boot_id")?)
     }

@@ -42,9 +42,9 @@ pub enum ExtentState {
     Absent,
 }
 
-/// Words of the live bitmap's header: who it belongs to, and where allocation stands. They lie there
-/// and not on the tier because a tier may fail at any time, and because they need not
-/// survive a reboot: after one, allocation goes on in new segments.
+/// Words of the live bitmap's header: who it belongs to, and where allocation stands. They lie
+/// there and not on the tier because a tier may fail at any time, and because they need not survive
+/// a reboot: after one, allocation goes on in new segments.
 mod word {
     pub(super) const IDENTITY: usize = 0;
     pub(super) const BOOT: usize = 2;
@@ -62,9 +62,9 @@ const UNBACKED: u64 = 1 << 62;
 
 /// The cached bytes of one origin tree: an address space, backed by segments on one tier.
 ///
-/// Every method may be called from any thread. Looking at states and reading take no lock.
-/// Dropping a volume is like the death of the process: nothing is lost, but what was filled on a disk
-/// since the last commit is not durable. [`close`](Self::close) commits.
+/// Every method may be called from any thread. Looking at states and reading take no lock. Dropping
+/// a volume is like the death of the process: nothing is lost, but what was filled on a disk since
+/// the last commit is not durable. [`close`](Self::close) commits.
 pub struct Volume {
     shared: Arc<Shared>,
     committer: Committer,
@@ -96,8 +96,8 @@ impl Volume {
     /// Gives a file of `size` bytes (at least 1) its place for ever. Addresses only grow, and the
     /// place survives the process.
     ///
-    /// When the tier can take no new segment (read-only, failing, removed), the address has no segment
-    /// behind it: it is always absent, and filling it fails.
+    /// When the tier can take no new segment (read-only, failing, removed), the address has no
+    /// segment behind it: it is always absent, and filling it fails.
     ///
     /// # Errors
     /// `Invalid` for size 0 and for sizes that fit no address space.
@@ -125,8 +125,8 @@ impl Volume {
         self.shared.live.load(index) & bit != 0
     }
 
-    /// Space for a fill of `bytes` adjacent bytes; `None` when the quota has no room for it, or when the
-    /// tier is degraded and was tried a moment ago.
+    /// Space for a fill of `bytes` adjacent bytes; `None` when the quota has no room for it, or
+    /// when the tier is degraded and was tried a moment ago.
     pub fn reserve(&self, bytes: u64) -> Option<Reservation> {
         let reservation = self.shared.quota.reserve(bytes)?;
         self.shared.health.may_try().then_some(reservation)
@@ -185,7 +185,8 @@ impl Volume {
         for segment in self.shared.segments.iter() {
             let _writer = segment.writer.lock();
             if let Some(file) = segment.file() {
-                // Readers may hold the volume for a while: unlinking alone would not free the bytes.
+                // Readers may hold the volume for a while: unlinking alone would not free the
+                // bytes.
                 files::set_length(file, 0)?;
             }
         }

@@ -62,6 +62,31 @@ fn a_full_tier_is_an_error_loses_nothing_and_works_again() {
 }
 
 #[test]
+fn huge_pages_stay_within_the_quota() {
+    let Some(mount) = Mounted::tmpfs("size=256m,huge=always") else {
+        return;
+    };
+    let live = in_memory();
+    let tier = Tier::open(&mount.path().join("tier"), Medium::Memory, true, None).unwrap();
+    if tier.granule() == 4096 {
+        println!("not tried: this kernel gives no huge pages to a tmpfs");
+    }
+    let quota_bytes = 64 << 20;
+    let settings = VolumeSettings { quota_bytes };
+    let volume = Volume::create(&Arc::new(tier), "wav", live.path(), settings).unwrap();
+    let mut filled = 0;
+    while !volume.full() && filled < quota_bytes {
+        // Far apart, so that each fill may take a huge page for itself.
+        volume.allocate(3 << 20, false).unwrap();
+        let extent = one_extent(volume.allocate(300_000, false).unwrap(), 300_000);
+        fill(&volume, &extent).unwrap();
+        filled += extent.footprint();
+        assert!(common::disk_usage(&mount.path().join("tier/wav")) <= quota_bytes);
+    }
+    assert!(volume.full() && volume.usage().used_bytes > quota_bytes / 2);
+}
+
+#[test]
 fn without_inodes_addresses_are_given_out_and_fills_fail() {
     let Some(mount) = Mounted::tmpfs("size=16m,nr_inodes=7") else {
         return;

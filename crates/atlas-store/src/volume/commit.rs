@@ -72,8 +72,8 @@ impl Committer {
         })
     }
 
-    /// Ends the thread, with a last commit if asked for, and tells how that went. A disk that hangs is
-    /// not waited for beyond `PATIENCE`: the thread is left to it.
+    /// Ends the thread, with a last commit if asked for, and tells how that went. A disk that hangs
+    /// is not waited for beyond `PATIENCE`: the thread is left to it.
     pub(crate) fn stop(&self, commit: bool) -> Result<()> {
         let mut thread = self.thread.lock();
         let Some(running) = thread.take() else {

@@ -15,14 +15,14 @@ use crate::segments::{Segment, page_aligned};
 const PAGE: usize = PAGE_BYTES as usize;
 
 impl Volume {
-    /// Writes `data` at `start` and makes `extents`, which it is made of, live. `data` is whole pages: the
-    /// rest of an extent's last page is zero. Many adjacent extents cost one write each for
-    /// data and checksums (one more where a segment ends).
+    /// Writes `data` at `start` and makes `extents`, which it is made of, live. `data` is whole
+    /// pages: the rest of an extent's last page is zero. Many adjacent extents cost one write each
+    /// for data and checksums (one more where a segment ends).
     ///
     /// # Errors
-    /// `Invalid` when the arguments do not fit together, `NoSpace` and `Io` when the tier does not take
-    /// it (or has no segment there): then none of the extents in the failed part is live, the volume
-    /// is degraded, and the caller still has the bytes.
+    /// `Invalid` when the arguments do not fit together, `NoSpace` and `Io` when the tier does not
+    /// take it (or has no segment there): then none of the extents in the failed part is live, the
+    /// volume is degraded, and the caller still has the bytes.
     pub fn fill(
         &self,
         start: Address,
@@ -178,8 +178,8 @@ impl Shared {
         self.live.set(pending.0, pending.1);
     }
 
-    /// Bits first, then checksums, then the hole: a reader that saw the bit reads the old bytes, or finds
-    /// zeros that the old checksums give away. The caller holds the writer's lock.
+    /// Bits first, then checksums, then the hole: a reader that saw the bit reads the old bytes, or
+    /// finds zeros that the old checksums give away. The caller holds the writer's lock.
     pub(super) fn give_up(&self, segment: &Segment, extent: &Extent) {
         let (index, bit) = bit_of(extent.address);
         self.forget(segment, index, bit);

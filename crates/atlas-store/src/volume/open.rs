@@ -120,8 +120,8 @@ impl Volume {
     /// a volume in memory is gone with its tmpfs.
     ///
     /// # Errors
-    /// `NotFound` when there is none (make it anew, with a new generation: its addresses are gone too),
-    /// `Conflict` while another process uses it, `Corrupt` for damaged tables, `Unsupported`
+    /// `NotFound` when there is none (make it anew, with a new generation: its addresses are gone
+    /// too), `Conflict` while another process uses it, `Corrupt` for damaged tables, `Unsupported`
     /// for tables of another format version.
     pub fn open(
         tier: &Arc<Tier>,

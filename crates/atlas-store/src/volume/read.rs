@@ -26,12 +26,13 @@ enum Failure {
 }
 
 impl Volume {
-    /// Reads from any address on; the bytes may belong to several extents of one file. Every page is
-    /// compared with its checksum, so what was punched, cut off or flipped meanwhile is an error
+    /// Reads from any address on; the bytes may belong to several extents of one file. Every page
+    /// is compared with its checksum, so what was punched, cut off or flipped meanwhile is an error
     /// and never data. The extent it happened in is no longer live then. Takes no lock.
     ///
     /// # Errors
-    /// `NotFound` when there is nothing at that address, `Corrupt` when it is damaged, `Io` when the tier fails.
+    /// `NotFound` when there is nothing at that address, `Corrupt` when it is damaged, `Io` when
+    /// the tier fails.
     pub fn read(&self, address: Address, buffer: &mut [u8]) -> Result<()> {
         let mut address = address;
         let mut rest = buffer;
@@ -134,10 +135,10 @@ impl Shared {
         }
     }
 
-    /// Forgets the live extent that covers a damaged page. Extents do not overlap, so it is the one whose
-    /// first page is the nearest at or before the page; should that end before it, a sound
-    /// extent is fetched again, which harms nobody. The page itself counts as absent from
-    /// then on, so that this happens once. The caller holds the writer's lock.
+    /// Forgets the live extent that covers a damaged page. Extents do not overlap, so it is the one
+    /// whose first page is the nearest at or before the page; should that end before it, a sound
+    /// extent is fetched again, which harms nobody. The page itself counts as absent from then on,
+    /// so that this happens once. The caller holds the writer's lock.
     fn withdraw(&self, segment: &Segment, page: Address) {
         let (index, bit) = bit_of(page);
         let farthest = index.saturating_sub(EXTENT_BYTES / PAGE_BYTES / 64);
@@ -224,8 +225,8 @@ impl Shared {
     }
 }
 
-/// Whether all `bytes` bytes were there. A read that is cut short by the end of the file is not repeated: a
-/// segment has its full length, or it is damaged.
+/// Whether all `bytes` bytes were there. A read that is cut short by the end of the file is not
+/// repeated: a segment has its full length, or it is damaged.
 fn read_all(file: &File, slices: &mut [IoSliceMut<'_>], offset: u64, bytes: usize) -> Result<bool> {
     loop {
         match rustix::io::preadv(file, slices, offset) {

@@ -4,11 +4,13 @@ The node is a child of the keeper, which is what is started here. Both inherit t
 from which they find the same home.
 """
 
+import errno
 import fcntl
 import json
 import os
 import select
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from atlas.api import errors
 from atlas.api.client import DEFAULT_TIMEOUT_SECONDS, NodeAbsentError, NodeClient
 from atlas.api.environment import Home, own_folder, own_home
 from atlas.api.errors import AtlasError
+from atlas.api.units import printable
 
 READY_DESCRIPTOR: Final = 3
 """The keeper finds its end of the pipe here."""
@@ -43,7 +46,8 @@ def ensure_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) ->
 def start_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> bool:
     """Starts the node at `home` and waits until it serves. False where one served already.
 
-    Raises AtlasError: what the node reported, or NotReady with the log's place.
+    Raises AtlasError: what the node reported, NotReady with the log's place, TimedOut, or what
+    keeps the node's folders from being made.
     """
     if home != own_home():
         raise AtlasError(
@@ -51,13 +55,25 @@ def start_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
             "the system's node is not running, and only root may start it",
             f"nothing listens at {home.socket}",
         )
-    own_folder(home.run, 0o755)
-    own_folder(home.log, 0o700)
-    with _locked(home.start_lock):
-        deadline = time.monotonic() + timeout_seconds
+    try:
+        own_folder(home.run, 0o755)
+        own_folder(home.log, 0o700)
+        return _start_locked(home, time.monotonic() + timeout_seconds)
+    except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        raise AtlasError(
+            errors.DENIED if denied else errors.INPUT_OUTPUT,
+            "the node cannot be started",
+            printable(str(error)),
+            hint="atlasctl doctor",
+        ) from error
+
+
+def _start_locked(home: Home, deadline: float) -> bool:
+    with _locked(home.start_lock, deadline):
         try:
             # Another command may have started it while this one waited for the lock.
-            NodeClient(home, timeout_seconds).version()
+            NodeClient(home, max(0.1, deadline - time.monotonic())).version()
         except NodeAbsentError:
             pass
         else:
@@ -143,11 +159,28 @@ def _await_ready(home: Home, reading: int, deadline: float) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """An exclusive lock on the file at `path`. Whoever holds it is bound by its own time limit."""
+def _locked(path: Path, deadline: float) -> Iterator[None]:
+    """An exclusive lock on the file at `path`. Raises AtlasError (TimedOut) at the deadline."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _wait_for_lock(descriptor, deadline)
         yield
     finally:
         os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, deadline: float) -> None:
+    """Waits in a thread, since flock() has no time limit. A thread that is left behind does no
+    harm: its caller closes the descriptor, so that a lock which comes too late is gone at once."""
+    waiting = threading.Thread(target=fcntl.flock, args=(descriptor, fcntl.LOCK_EX), daemon=True)
+    waiting.start()
+    waiting.join(max(0.0, deadline - time.monotonic()))
+    if waiting.is_alive():
+        raise AtlasError(
+            errors.TIMED_OUT,
+            "another command is starting the node, and has not done so in time",
+            hint="the same command again",
+        )

@@ -27,6 +27,8 @@ FAIL: Final = "FAIL"
 
 _SMALL_TMPFS_BYTES = 256 << 20
 _STAT_SECONDS = 2.0
+# Conditions that mean trouble when they have this status; what the scan says is looked at apart.
+_TROUBLES = {"Ready": "False", "OriginReachable": "False", "Degraded": "True"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def all_checks(run: Run) -> list[Check]:
         check_memory(seen.node, Path("/")),
         *check_folders(home),
         *node_checks,
-        *check_datasets(seen.datasets),
+        *(check_datasets(seen.datasets) if seen.node else ()),
         *check_mounts(seen.mounts),
     ]
 
@@ -237,7 +239,7 @@ def check_datasets(datasets: Sequence[models.Dataset]) -> Iterator[Check]:
         troubles = [
             f"{condition.type}: {condition.message or condition.reason}"
             for condition in status.conditions
-            if condition.status != "True"
+            if condition.status == _TROUBLES.get(condition.type)
         ]
         hint = f"atlasctl cache describe {name}"
         label = f"data set {name}"

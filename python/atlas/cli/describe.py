@@ -10,6 +10,8 @@ from atlas.api.units import format_duration, format_size, parse_time, printable
 from atlas.cli.text import table
 
 _LAST_EVENTS = 10
+_NO_LIMIT = 1 << 60
+"""Sizes from here on are nobody's wish: a limit that is not set."""
 
 
 def age(timestamp: str | None) -> str:
@@ -202,7 +204,7 @@ def node_lines(node: models.Node) -> list[str]:
             ),
             (
                 "Per user",
-                f"{format_size(status.limits.user_bytes)}, {status.limits.user_datasets} data sets",
+                f"{_limit(status.limits.user_bytes)}, {status.limits.user_datasets} data sets",
             ),
         ]
     )
@@ -212,6 +214,10 @@ def node_lines(node: models.Node) -> list[str]:
         rows = [[name, answer] for name, answer in sorted(status.capabilities.items())]
         lines += ["", "Capabilities:", *_indented(table(["WHAT", "ANSWER"], rows))]
     return lines
+
+
+def _limit(size: int) -> str:
+    return "any size" if size >= _NO_LIMIT else format_size(size)
 
 
 def _with_reason(word: str, reason: str | None) -> str:

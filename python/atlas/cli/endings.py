@@ -12,6 +12,7 @@ from atlas.api.units import format_duration, format_size, parse_time, printable
 from atlas.cli.run import Run
 
 _FIRST_FAILED = 10
+_PAGE_BYTES = 4096
 # Worst first: what several loads end with.
 _WORST = (errors.LOAD_FAILED, errors.PARTLY_DONE)
 
@@ -103,16 +104,25 @@ def _problem(client: NodeClient, load: models.DataLoad) -> AtlasError:
 
 def _larger(client: NodeClient, name: str) -> str:
     """The commands that make a cache large enough for all of the data set."""
-    dataset = client.dataset(name)
+    try:
+        dataset = client.dataset(name)
+    except AtlasError:
+        return f"atlasctl cache create {name} with a larger --size"
     tier = dataset.spec.tiers[0]
-    # 5 % for whole pages and the file system's own metadata, rounded up to a size people write.
-    needed = dataset.status.total_bytes * 105 // 100
+    # Each file takes whole pages, the tier's file system 0.5 % for itself; rounded up to a size
+    # that people write.
+    needed = (dataset.status.total_bytes + dataset.status.files * _PAGE_BYTES) * 101 // 100
     unit, letter = (1 << 30, "Gi") if needed > 10 << 30 else (1 << 20, "Mi")
     size = f"{needed // unit + 1}{letter}"
-    folder = f":{tier.paths[0]}" if tier.paths else ""
+    own_folder = str(client.home.tier(tier.medium))
+    place = (
+        ["--tier", f"{tier.medium.lower()}:{size}:{tier.paths[0]}"]
+        if tier.paths and tier.paths[0] != own_folder
+        else ["--size", size, "--medium", tier.medium]
+    )
     create = [
         "atlasctl", "cache", "create", name, "--from", dataset.spec.mounts[0].source,
-        "--tier", f"{tier.medium.lower()}:{size}{folder}",
+        *place,
         *[part for pattern in dataset.spec.include for part in ("--include", pattern)],
         *[part for pattern in dataset.spec.exclude for part in ("--exclude", pattern)],
     ]  # fmt: skip

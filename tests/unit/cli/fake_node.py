@@ -129,6 +129,9 @@ class FakeNode:
                 connection, _ = super().get_request()
                 return connection, ("", 0)
 
+            def handle_error(self, *_: Any) -> None:
+                """A client that was interrupted does not read its answer."""
+
         self._server = Server(str(socket), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()

@@ -172,7 +172,7 @@ def test_a_node_without_its_keeper(node: FakeNode, monkeypatch: pytest.MonkeyPat
 
 def test_datasets() -> None:
     degraded = models.Condition(
-        type="Healthy", status="False", reason="TierFull", message="the tier is full"
+        type="Degraded", status="True", reason="TierDegraded", message="the tier is full"
     )
     found = [
         *checks.check_datasets(

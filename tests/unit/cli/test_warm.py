@@ -61,10 +61,10 @@ def test_partial_for_lack_of_space(node: FakeNode, atlasctl: Atlasctl) -> None:
     assert ended.code == 8
     assert "2,000 of 4,212 files are cached" in ended.err
     assert "cause: no space for 1.00GiB" in ended.err
-    # 3 GiB and 5 % of it.
+    # 3 GiB, a page for each file, and 1 % of it.
     assert (
         "try: atlasctl cache delete wav && atlasctl cache create wav --from /lustre/wav"
-        " --tier mem:3226Mi --exclude '*.tmp'\n" in ended.err
+        " --size 3120Mi --medium MEM --exclude '*.tmp'\n" in ended.err
     )
 
 

@@ -76,7 +76,6 @@ pub trait Allocate: Send + Sync {
 pub(crate) type EarlyNames = HashMap<Box<[u8]>, NodeId>;
 
 /// What the writers share. Whoever holds its lock may reserve rows and publish them.
-#[derive(Default)]
 pub(crate) struct Writer {
     /// Ready nodes with several links, by what tells the file and its version.
     links: HashMap<(u64, TagKey), NodeId>,
@@ -128,7 +127,7 @@ impl Namespace {
             leaving: false,
         });
         tables.unsettle()?;
-        Ok(Self::with(tables, allocator))
+        Ok(Self::with(tables, allocator, true))
     }
 
     /// Opens what `create` made, as the last process left it, however that one ended.
@@ -136,17 +135,20 @@ impl Namespace {
     /// Fails with `Corrupt` if its creation was interrupted, or the machine was restarted while
     /// it was changing: it is to be made anew then.
     pub fn open(folder: &Path, allocator: Arc<dyn Allocate>) -> Result<Self> {
-        let namespace = Self::with(Tables::open(folder)?, allocator);
+        let namespace = Self::with(Tables::open(folder)?, allocator, false);
         namespace.recount();
         Ok(namespace)
     }
 
-    fn with(tables: Tables, allocator: Arc<dyn Allocate>) -> Self {
+    fn with(tables: Tables, allocator: Arc<dyn Allocate>, unsettled: bool) -> Self {
         Self {
             tables,
             allocator,
             early: RwLock::default(),
-            writer: Mutex::default(),
+            writer: Mutex::new(Writer {
+                links: HashMap::new(),
+                unsettled,
+            }),
             totals: Mutex::default(),
         }
     }

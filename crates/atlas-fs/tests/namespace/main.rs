@@ -5,6 +5,8 @@ mod behaviour;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod every_instruction;
+#[cfg(test)]
 mod kill;
 #[cfg(test)]
 mod model;

@@ -22,9 +22,9 @@ from atlas.node.native import Identity
 FORMAT: Final = 1
 """Of the tables below. Another number in the file is a clear error, never a guess."""
 
-Phase = Literal["creating", "present", "deleting", "releasing"]
-"""creating, deleting: to be undone by whoever finds it. releasing: no name any more, kept until
-the kernel lets go of the last mount."""
+Phase = Literal["creating", "present", "deleting", "releasing", "freeing"]
+"""creating, deleting, freeing: to be removed by whoever finds it. releasing: without a name, served
+until the kernel lets go of the last mount; freeing: what comes then, also without a name."""
 
 EVENTS_KEPT: Final = 200
 LOADS_KEPT: Final = 20
@@ -33,7 +33,8 @@ _TABLES: Final = """
 CREATE TABLE datasets (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
-    phase TEXT NOT NULL CHECK (phase IN ('creating', 'present', 'deleting', 'releasing')),
+    phase TEXT NOT NULL
+        CHECK (phase IN ('creating', 'present', 'deleting', 'releasing', 'freeing')),
     identity TEXT NOT NULL,
     spec BLOB NOT NULL,
     created REAL NOT NULL,
@@ -41,7 +42,7 @@ CREATE TABLE datasets (
     tier TEXT NOT NULL,
     tier_uuid TEXT NOT NULL
 );
-CREATE UNIQUE INDEX names ON datasets (name) WHERE phase <> 'releasing';
+CREATE UNIQUE INDEX names ON datasets (name) WHERE phase NOT IN ('releasing', 'freeing');
 CREATE TABLE mounts (
     path TEXT PRIMARY KEY,
     given TEXT NOT NULL,
@@ -139,13 +140,19 @@ class Database:
             self._connection.close()
 
     def datasets(self) -> list[DatasetRow]:
-        """All, by name; releasing ones after the present one of the same name."""
-        rows = self._all("SELECT * FROM datasets ORDER BY name, phase = 'releasing', created", ())
+        """All, by name; those that have lost it after the one that has it now."""
+        rows = self._all(
+            "SELECT * FROM datasets ORDER BY name, phase IN ('releasing', 'freeing'), created",
+            (),
+        )
         return [_dataset(row) for row in rows]
 
     def dataset_named(self, name: str) -> DatasetRow | None:
         """The one that has the name: a releasing one has none any more."""
-        rows = self._all("SELECT * FROM datasets WHERE name = ? AND phase <> 'releasing'", (name,))
+        rows = self._all(
+            "SELECT * FROM datasets WHERE name = ? AND phase NOT IN ('releasing', 'freeing')",
+            (name,),
+        )
         return _dataset(rows[0]) if rows else None
 
     def dataset(self, identifier: str) -> DatasetRow | None:
@@ -173,8 +180,13 @@ class Database:
     def set_phase(self, identifier: str, phase: Phase) -> None:
         self._run("UPDATE datasets SET phase = ? WHERE id = ?", phase, identifier)
 
-    def set_tier_uuid(self, identifier: str, uuid: str) -> None:
-        self._run("UPDATE datasets SET tier_uuid = ? WHERE id = ?", uuid, identifier)
+    def begin_release(self, identifier: str) -> None:
+        """`releasing`: from now on the name and the mount folders are free for others."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE datasets SET phase = 'releasing' WHERE id = ?", (identifier,)
+            )
+            connection.execute("DELETE FROM mounts WHERE dataset = ?", (identifier,))
 
     def remove_dataset(self, identifier: str) -> None:
         """With its mounts, loads and events."""

@@ -328,7 +328,7 @@ class Datasets:
                 self._registry.drop(row.id)
                 return False
         # From here on the name is free, whatever happens to this process.
-        self._database.set_phase(row.id, "releasing")
+        self._database.begin_release(row.id)
         self._lifecycle.detach(row)
         if self._lifecycle.release(row):
             self._registry.drop(row.id)

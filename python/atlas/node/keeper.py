@@ -36,7 +36,7 @@ STOP_TICKS: Final = 120
 """Ticks that a node has to end after it was asked to."""
 RESTART_DELAYS_SECONDS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 SHORT_LIFE_SECONDS: Final = 3.0
-"""A node that died younger than this makes the next one wait longer."""
+"""A node that failed younger than this makes the next one wait longer."""
 HOPELESS_DEATHS: Final = 30
 """Deaths in a row without one ready node, after which waiting readers get errors."""
 NODE_DESCRIPTOR: Final = 3
@@ -67,6 +67,9 @@ class Keeper:
         self.stop_ticks = 0
         self.stopping = False
         self.was_ready = False
+        """One of the nodes was ready."""
+        self.is_ready = False
+        """The present one is."""
         self.short_lives = 0
         self.deaths_without_ready = 0
         self.restarts = -1
@@ -115,7 +118,7 @@ class Keeper:
         self.process_descriptor = os.pidfd_open(self.process)
         self.link = ours
         self.started_at = time.monotonic()
-        self.spoke = self.ping_pending = False
+        self.spoke = self.ping_pending = self.is_ready = False
         self.silent_ticks = 0
         self.restarts += 1
 
@@ -162,7 +165,7 @@ class Keeper:
         elif operation == "hello":
             self.answer(link, {"op": "welcome", "pid": os.getpid(), "restarts": self.restarts})
         elif operation == "ready":
-            self.was_ready = True
+            self.was_ready = self.is_ready = True
             self.deaths_without_ready = 0
             self.report({"ready": True})
         elif operation == "failed":
@@ -253,8 +256,10 @@ class Keeper:
             log("ERROR", f"the node did not start ({ended})")
             self.close_ready()
             return False
+        # A ready node that somebody killed has no fault that waiting would mend.
+        failed = not self.is_ready or code != -signal.SIGKILL
         lived = time.monotonic() - self.started_at
-        self.short_lives = self.short_lives + 1 if lived < SHORT_LIFE_SECONDS else 0
+        self.short_lives = self.short_lives + 1 if failed and lived < SHORT_LIFE_SECONDS else 0
         if self.deaths_without_ready == HOPELESS_DEATHS:
             log("ERROR", "no node starts any more: readers that wait for one get errors")
             for key in list(self.descriptors):

@@ -120,7 +120,7 @@ class Lifecycle:
         deadline = time.monotonic() + RELEASE_SECONDS
         while not self._ended(row):
             if time.monotonic() > deadline:
-                self._database.set_phase(row.id, "releasing")
+                self._database.begin_release(row.id)
                 return False
             # The engine learns it from the kernel within milliseconds; there is nothing to wait on.
             time.sleep(0.01)
@@ -141,6 +141,8 @@ class Lifecycle:
         """Frees a `releasing` data set if its last user has gone."""
         if self._mounting.entries(row.id) or not self._ended(row):
             return False
+        # Half freed it cannot be opened again: the next node must know that it need not be.
+        self._database.set_phase(row.id, "freeing")
         self._free(row)
         return True
 
@@ -148,6 +150,7 @@ class Lifecycle:
         """Gives up a data set whose tier is missing: its bytes there stay, all else goes."""
         self.shut(row, keep_mounts=False)
         self._purge(row, tier=False)
+        self._mounting.remove_own(row.name)
         self._database.remove_dataset(row.id)
 
     def attach(self, row: DatasetRow, target: Target, mount: MountRow) -> None:
@@ -162,6 +165,13 @@ class Lifecycle:
         except BaseException:
             self._database.remove_mount(mount.path)
             raise
+
+    def look_at_origin(self, row: DatasetRow) -> None:
+        """Raises AtlasError where the source cannot be opened now, by its creator. It may hang:
+        what lies there is somebody else's file server."""
+        source = row.spec.mounts[0].source
+        with failing(f"the source {printable(source)} cannot be opened", errors.ORIGIN_GONE):
+            os.close(self._system.open_folder_as(row.identity, source))
 
     def heal(self, row: DatasetRow) -> None:
         """Puts the node's own mount back where somebody has taken it away. Raises AtlasError."""
@@ -183,6 +193,9 @@ class Lifecycle:
     def _bring_up(self, row: DatasetRow) -> None:
         self._tiers.reopen(row)
         self._open(row)
+        if row.phase == "releasing":
+            # The node that wrote the phase may have died before it did this.
+            self._mounting.detach_all(row.id)
         fuse = self._keeper.get(key_of(row.id))
         entries = self._mounting.entries(row.id)
         if fuse is not None and (entries or row.phase == "releasing"):

@@ -187,7 +187,8 @@ class Loads:
             self._engine.start_load(
                 row.id,
                 load.metadata.name,
-                [path.lstrip("/").encode() for path in load.spec.paths],
+                # The empty path is the root: everything.
+                [path.lstrip("/").encode() for path in load.spec.paths or ["/"]],
                 load.spec.parallel,
                 load.spec.bytes_per_second,
             )
@@ -274,14 +275,11 @@ class Loads:
         load.status.eta_seconds = None
         if self._database.dataset(row.id) is not None:
             self._database.put_load(row.id, load, running=False, created=created)
-            good = load.status.phase in ("Complete", "Stopped")
-            self._events.record(
-                row.id,
-                "Normal" if good else "Warning",
-                f"Load{load.status.phase}",
-                f"{load.metadata.name}: {load.status.files} files, {load.status.bytes} bytes,"
-                f" {load.status.failed_count} failed",
-            )
+            if failure is not None:
+                # Of every other end the engine has told.
+                self._events.record(
+                    row.id, "Warning", "LoadFailed", f"{load.metadata.name}: {failure}"
+                )
         with self._changed:
             self._running.pop(load.metadata.name, None)
             self._changed.notify_all()

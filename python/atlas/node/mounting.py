@@ -163,15 +163,15 @@ class Mounting:
         self, identity: Identity, descriptor: int, real: str, shown: str, source: str
     ) -> None:
         mount_id = mount_id_of(descriptor)
-        for entry in self._system.mount_table():
-            if entry["path"] == real:
+        for entry in self.table():
+            if entry.path == real:
                 raise AtlasError(
                     errors.CONFLICT,
                     f"the mount folder {shown} is in use",
-                    f"{printable(entry['source'])} is mounted there",
-                    hint=f"atlasctl cache unmount {shown}" if entry["type"] == FILESYSTEM else None,
+                    f"{printable(entry.source)} is mounted there",
+                    hint=f"atlasctl cache unmount {shown}" if entry.is_atlas else None,
                 )
-            if entry["id"] == mount_id and entry["type"] == FILESYSTEM:
+            if entry.id == mount_id and entry.is_atlas:
                 raise AtlasError(errors.INVALID, f"the mount folder {shown} is in an Atlas mount")
         if is_below(real, source):
             raise AtlasError(

@@ -23,11 +23,16 @@ from atlas.node.registry import Registry
 
 logger = logging.getLogger("atlas.node.recovery")
 
+UNFINISHED: Final = ("creating", "deleting", "freeing")
 THREADS: Final = 8
 ROUND_SECONDS: Final = 0.5
 """Between two rounds of housekeeping: events become visible, released bytes are freed."""
 HEAL_ROUNDS: Final = 4
 """Rounds between two looks at the mount table."""
+ORIGIN_ROUNDS: Final = 20
+"""Rounds between two looks at the sources."""
+ORIGIN_THREADS: Final = 2
+"""Of their own: a source on a hung file server holds its thread, and nothing else."""
 RETRY_SECONDS: Final = 10.0
 """Between two attempts to serve a failed data set."""
 
@@ -54,6 +59,7 @@ class Recovery:
         self._events = events
         self._ending = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="atlas-restore")
+        self._origin_pool = ThreadPoolExecutor(ORIGIN_THREADS, thread_name_prefix="atlas-origins")
         self._housekeeper = threading.Thread(
             target=self._keep_house, name="atlas-housekeeping", daemon=True
         )
@@ -70,6 +76,7 @@ class Recovery:
         """Ends the housekeeping; what hangs is left behind."""
         self._ending.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._origin_pool.shutdown(wait=False, cancel_futures=True)
         if self._housekeeper.is_alive():
             self._housekeeper.join()
 
@@ -98,7 +105,7 @@ class Recovery:
         """The lock of the data set's name is held."""
         entry = self._registry.entry(row.id)
         try:
-            if row.phase in ("creating", "deleting"):
+            if row.phase in UNFINISHED:
                 if self._lifecycle.remove(row):
                     self._registry.drop(row.id)
                 return
@@ -115,7 +122,29 @@ class Recovery:
         if recovered:
             self._events.record(row.id, "Normal", "Recovered", "served again")
         if row.phase == "present":
+            self._begin_origin_look(row)
             self._loads.resume(row)
+
+    def _begin_origin_look(self, row: DatasetRow) -> None:
+        entry = self._registry.entry(row.id)
+        if not entry.looking_at_origin and not self._ending.is_set():
+            entry.looking_at_origin = True
+            self._origin_pool.submit(self._look_at_origin, row)
+
+    def _look_at_origin(self, row: DatasetRow) -> None:
+        entry = self._registry.entry(row.id)
+        before = entry.origin_failure
+        try:
+            self._lifecycle.look_at_origin(row)
+            entry.origin_failure = None
+            if before is not None:
+                self._events.record(row.id, "Normal", "OriginBack", "the source can be opened")
+        except AtlasError as error:
+            entry.origin_failure = error
+            if before is None:
+                self._events.record(row.id, "Warning", "OriginGone", str(error))
+        finally:
+            entry.looking_at_origin = False
 
     def _keep_house(self) -> None:
         rounds = 0
@@ -127,6 +156,8 @@ class Recovery:
                     if self._ending.is_set():
                         return
                     self._keep_one(row, heal=rounds % HEAL_ROUNDS == 0)
+                    if row.phase == "present" and rounds % ORIGIN_ROUNDS == 0:
+                        self._begin_origin_look(row)
             except Exception:
                 # A thread that must not end while the node lives.
                 logger.exception("housekeeping failed")
@@ -138,7 +169,7 @@ class Recovery:
             if current is None:
                 return
             entry = self._registry.entry(row.id)
-            if entry.state == "failed" or current.phase in ("creating", "deleting"):
+            if entry.state == "failed" or current.phase in UNFINISHED:
                 if entry.next_attempt <= time.monotonic():
                     # Not here: what hangs must not stop the housekeeping of the others.
                     entry.next_attempt = time.monotonic() + RETRY_SECONDS

@@ -25,6 +25,9 @@ class Entry:
     state: State = "starting"
     failure: AtlasError | None = None
     next_attempt: float = 0.0
+    origin_failure: AtlasError | None = None
+    """Why the source could not be opened of late; what is cached is served all the same."""
+    looking_at_origin: bool = False
     conditions: dict[str, Condition] = field(default_factory=dict)
 
 

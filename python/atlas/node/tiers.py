@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,14 @@ class Tiers:
         # Only where nothing of ours lies on it yet may an empty folder become a tier: else an
         # unmounted disk's mount point would, and fill the disk below it.
         create = choice.uuid is None or choice.medium == "MEM"
-        return self._open(choice.path, choice.medium, create, choice.uuid)
+        existed = os.path.lexists(choice.path)
+        try:
+            return self._open(choice.path, choice.medium, create, choice.uuid)
+        except AtlasError:
+            if not existed:
+                with suppress(OSError):
+                    os.rmdir(choice.path)
+            raise
 
     def reopen(self, row: DatasetRow) -> None:
         """Checks the tier of a data set that lies on it. Raises AtlasError (TierMissing)."""

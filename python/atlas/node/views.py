@@ -89,7 +89,7 @@ class Views:
         ]
 
     def _phase(self, row: DatasetRow) -> DatasetPhase:
-        if row.phase in ("deleting", "releasing"):
+        if row.phase in ("deleting", "releasing", "freeing"):
             return "Releasing"
         if row.phase == "creating":
             return "Pending"
@@ -122,6 +122,12 @@ class Views:
         conditions = [self._registry.condition(row.id, "Ready", *ready)]  # type: ignore[arg-type]
         if engine is None:
             return conditions
+        if entry.origin_failure is not None:
+            conditions.append(
+                self._registry.condition(
+                    row.id, "OriginReachable", "False", "OriginGone", str(entry.origin_failure)
+                )
+            )
         scan = engine["scan"]
         conditions.append(
             self._registry.condition(

@@ -131,9 +131,10 @@ def create(
         names=lambda: [f"dataset/{name}"],
     )
     if warm:
-        from atlas.cli.warm import Wanted, load_and_wait
+        from atlas.api.models import LoadSpec
+        from atlas.cli.warm import load_and_wait
 
-        load_and_wait(run, client, [Wanted(name)], progress="auto", show_result=False)
+        load_and_wait(run, client, [LoadSpec(dataset=name)], progress="auto", show_result=False)
 
 
 def _shown_path(dataset: models.Dataset, mounted: str | None) -> str:

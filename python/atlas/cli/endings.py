@@ -22,14 +22,29 @@ def ended(load: models.DataLoad) -> bool:
     return load.status.phase not in ("Pending", "Running")
 
 
-def left_running(kind: ErrorCode, message: str, names: Sequence[str]) -> AtlasError:
+def watch_command(specs: Sequence[models.LoadSpec]) -> str:
+    """The command that watches these loads while they run: the node takes the same wish for the
+    same load, and another one for a conflict."""
+    targets = [
+        target
+        for spec in specs
+        for target in ([f"{spec.dataset}:{path}" for path in spec.paths] or [spec.dataset])
+    ]
+    options = []
+    if specs[0].parallel:
+        options += ["-p", str(specs[0].parallel)]
+    if specs[0].bytes_per_second:
+        options += ["--bwlimit", f"{specs[0].bytes_per_second}/s"]
+    return shlex.join(["atlasctl", "cache", "warm", *targets, *options])
+
+
+def left_running(kind: ErrorCode, message: str, specs: Sequence[models.LoadSpec]) -> AtlasError:
     """The end of a watch whose loads go on, and the way back."""
-    subject = " ".join(names)
     return AtlasError(
         kind,
-        f"{message}: load of {', '.join(names)}",
+        f"{message}: load of {', '.join(spec.dataset for spec in specs)}",
         unchanged="the load goes on in the node; --stop would end it",
-        hint=f"atlasctl cache warm {subject}",
+        hint=watch_command(specs),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
@@ -23,16 +22,6 @@ _ANSWER_SECONDS = 1.0
 """How long the node may hold back an answer while nothing changes."""
 _ABSENCE_SECONDS = 30.0
 """The keeper replaces a node within seconds; after this the watch ends, not the load."""
-
-
-@dataclass
-class Wanted:
-    """A data set, and the paths in it that are to be loaded (none: all)."""
-
-    name: str
-    paths: list[str] = field(default_factory=list)
-    parallel: int = 0
-    bytes_per_second: int = 0
 
 
 @command("warm", formats=("table", "json", "yaml", "name", "jsonpath"))
@@ -75,6 +64,8 @@ def warm(
     goes on. Exit code 0: Complete; 8: Partial, and why; 1: Failed or stopped. Ctrl-C ends the
     watching, not the load; the same command watches it again.
     """
+    from atlas.api.models import DataLoad, Metadata
+    from atlas.cli.endings import watch_command
     from atlas.cli.session import absent, nearest, used
 
     context = click.get_current_context()
@@ -84,18 +75,18 @@ def warm(
         raise click.UsageError("--progress=json prints the objects itself: leave out -o.", context)
     wanted = _wanted(targets, parallel or 0, bwlimit or 0)
     if dry_run == "client":
-        _show_loads(run, [_load_object(entry) for entry in wanted])
+        _show_loads(run, [DataLoad(metadata=Metadata(), spec=spec) for spec in wanted])
         return
     client = used(run)
     if client is None:
-        raise absent(wanted[0].name)
-    for entry in wanted:
-        with nearest(client, entry.name):
-            client.dataset(entry.name)
+        raise absent(wanted[0].dataset)
+    for spec in wanted:
+        with nearest(client, spec.dataset):
+            client.dataset(spec.dataset)
     if stop:
         _stop(run, client, wanted)
     elif dry_run:
-        loads = [client.start_load(entry.name, _spec(entry), dry_run=True) for entry in wanted]
+        loads = [client.start_load(spec.dataset, spec, dry_run=True) for spec in wanted]
         for load in loads:
             run.say(f"{load.spec.dataset}: {_would_read(load.status)}; nothing was done.")
         _show_loads(run, loads, only_objects=True)
@@ -103,13 +94,17 @@ def warm(
         load_and_wait(run, client, wanted, progress)
     else:
         loads = _start(client, wanted)
-        names = " ".join(entry.name for entry in wanted)
-        run.say(f"Loading in the background. To watch: atlasctl cache warm {names}")
+        run.say(f"Loading in the background. To watch: {watch_command(wanted)}")
         _show_loads(run, loads)
 
 
 def load_and_wait(
-    run: Run, client: Client, wanted: Sequence[Wanted], progress: str, *, show_result: bool = True
+    run: Run,
+    client: Client,
+    wanted: Sequence[models.LoadSpec],
+    progress: str,
+    *,
+    show_result: bool = True,
 ) -> None:
     """Starts loads, or finds those that run already, and waits for their ends.
 
@@ -119,28 +114,30 @@ def load_and_wait(
     from atlas.cli.endings import end, left_running
     from atlas.cli.progress import display_of
 
-    names = [entry.name for entry in wanted]
     try:
         loads = _start(client, wanted)
         display = display_of(run, progress)
         try:
-            loads = _watch(run, client, loads, display)
+            loads = _watch(run, client, wanted, loads, display)
         finally:
             display.close()
     except KeyboardInterrupt:
-        raise left_running(errors.INTERRUPTED, "stopped watching", names) from None
+        raise left_running(errors.INTERRUPTED, "stopped watching", wanted) from None
     if show_result and progress != "json":
         _show_loads(run, loads, only_objects=True)
     end(run, client, loads)
 
 
 def _watch(
-    run: Run, client: Client, loads: list[models.DataLoad], display: Display
+    run: Run,
+    client: Client,
+    wanted: Sequence[models.LoadSpec],
+    loads: list[models.DataLoad],
+    display: Display,
 ) -> list[models.DataLoad]:
     from atlas.api import errors
     from atlas.cli.endings import ended, left_running
 
-    names = [load.spec.dataset for load in loads]
     answered = time.monotonic()
     while True:
         display.update(loads)
@@ -158,37 +155,47 @@ def _watch(
         except errors.AtlasError as error:
             if run.remaining() == 0:
                 message = f"stopped waiting after {run.timeout_seconds:g} s"
-                raise left_running(errors.TIMED_OUT, message, names) from None
+                raise left_running(errors.TIMED_OUT, message, wanted) from None
             # A node that was killed or replaced goes on with its loads by itself.
             passing = error.kind in (errors.TEMPORARY, errors.NOT_READY, errors.TIMED_OUT)
             if not passing or time.monotonic() - answered > _ABSENCE_SECONDS:
                 raise
 
 
-def _start(client: Client, wanted: Sequence[Wanted]) -> list[models.DataLoad]:
-    return [client.start_load(entry.name, _spec(entry)) for entry in wanted]
+def _start(client: Client, wanted: Sequence[models.LoadSpec]) -> list[models.DataLoad]:
+    from atlas.api.errors import AtlasError
+
+    loads: list[models.DataLoad] = []
+    for spec in wanted:
+        try:
+            loads.append(client.start_load(spec.dataset, spec))
+        except AtlasError as error:
+            error.details += [f"the load of {load.spec.dataset} has begun" for load in loads]
+            raise
+    return loads
 
 
-def _stop(run: Run, client: Client, wanted: Sequence[Wanted]) -> None:
+def _stop(run: Run, client: Client, wanted: Sequence[models.LoadSpec]) -> None:
     from atlas.cli.endings import ended
 
     stopped = []
-    for entry in wanted:
+    for spec in wanted:
         running = [
             load
-            for load in client.loads(entry.name)
-            if not ended(load) and (not entry.paths or load.spec.paths == entry.paths)
+            for load in client.loads(spec.dataset)
+            if not ended(load) and (not spec.paths or load.spec.paths == spec.paths)
         ]
         if not running:
-            run.say(f"{entry.name} has no running load; nothing was done.")
+            run.say(f"{spec.dataset} has no running load; nothing was done.")
         for load in running:
             stopped.append(client.stop_load(load.metadata.name))
-            run.say(f"Stopped the load of {entry.name}. What is cached stays.")
+            run.say(f"Stopped the load of {spec.dataset}. What is cached stays.")
     _show_loads(run, stopped, only_objects=True)
 
 
-def _wanted(targets: Sequence[str], parallel: int, bytes_per_second: int) -> list[Wanted]:
+def _wanted(targets: Sequence[str], parallel: int, bytes_per_second: int) -> list[models.LoadSpec]:
     """One entry for each data set, with all paths named for it; the whole wins over its parts."""
+    from atlas.api.models import LoadSpec
     from atlas.api.units import check_name
 
     paths: dict[str, list[str]] = {}
@@ -206,26 +213,14 @@ def _wanted(targets: Sequence[str], parallel: int, bytes_per_second: int) -> lis
         elif path not in named:
             named.append(path)
     return [
-        Wanted(name, [] if name in whole else named, parallel, bytes_per_second)
+        LoadSpec(
+            dataset=name,
+            paths=[] if name in whole else named,
+            parallel=parallel,
+            bytes_per_second=bytes_per_second,
+        )
         for name, named in paths.items()
     ]
-
-
-def _spec(entry: Wanted) -> models.LoadSpec:
-    from atlas.api.models import LoadSpec
-
-    return LoadSpec(
-        dataset=entry.name,
-        paths=entry.paths,
-        parallel=entry.parallel,
-        bytes_per_second=entry.bytes_per_second,
-    )
-
-
-def _load_object(entry: Wanted) -> models.DataLoad:
-    from atlas.api.models import DataLoad, Metadata
-
-    return DataLoad(metadata=Metadata(), spec=_spec(entry))
 
 
 def _would_read(status: models.LoadStatus) -> str:

@@ -72,8 +72,7 @@ class Terminal:
     """A terminal on which a command runs; standard output may go elsewhere."""
 
     def __init__(self) -> None:
-        self.inside, self.outside = pty.openpty()
-        self.inside, self.outside = self.outside, self.inside
+        self.outside, self.inside = pty.openpty()
         self.seen = b""
 
     def run(self, *arguments: str) -> subprocess.Popen[bytes]:

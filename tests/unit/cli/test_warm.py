@@ -102,6 +102,15 @@ def test_the_worst_of_several_counts(node: FakeNode, atlasctl: Atlasctl) -> None
     assert "load of wav is partial" in ended.err
 
 
+def test_what_has_begun_is_told_if_another_cannot(node: FakeNode, atlasctl: Atlasctl) -> None:
+    node.datasets["images"] = dataset("images")
+    busy = errors.AtlasError(errors.CONFLICT, "another load of images is running")
+    node.refuse("POST /v1/datasets/images/loads", busy)
+    ended = atlasctl("cache", "warm", "wav", "images")
+    assert ended.code == 4
+    assert "the load of wav has begun" in ended.err
+
+
 def test_background(node: FakeNode, atlasctl: Atlasctl) -> None:
     ended = atlasctl("cache", "warm", "wav", "--background")
     assert (ended.code, ended.out) == (0, "dataload/load-wav\n")
@@ -179,10 +188,10 @@ def test_a_load_that_is_gone_ends_the_watch(node: FakeNode, atlasctl: Atlasctl) 
 
 
 def test_the_time_limit_ends_the_watch_only(node: FakeNode, atlasctl: Atlasctl) -> None:
-    ended = atlasctl("--timeout", "300ms", "cache", "warm", "wav")
+    ended = atlasctl("--timeout", "300ms", "cache", "warm", "wav:/a b", "-p4", "--bwlimit=2Ki")
     assert ended.code == 124
     assert "the load goes on" in ended.err
-    assert "try: atlasctl cache warm wav" in ended.err
+    assert "try: atlasctl cache warm 'wav:/a b' -p 4 --bwlimit 2048/s\n" in ended.err
     assert not any("stop" in request for request in node.requests)
 
 

@@ -67,7 +67,7 @@ pub struct LoadStatus {
 /// What to load.
 #[derive(Clone, Debug)]
 pub struct LoadSettings {
-    /// Paths below the root; the empty path is the whole data set.
+    /// Paths below the root; the empty path, or none at all, is the whole data set.
     pub paths: Vec<Vec<u8>>,
     /// Batches under way at once.
     pub parallel: usize,
@@ -175,7 +175,8 @@ impl Load {
     }
 
     fn is_whole(&self) -> bool {
-        self.settings.paths.iter().any(Vec::is_empty)
+        let is_root = |path: &Vec<u8>| path.iter().all(|byte| *byte == b'/');
+        self.settings.paths.is_empty() || self.settings.paths.iter().any(is_root)
     }
 
     fn work(self: &Arc<Self>, core: &Arc<Core>) {

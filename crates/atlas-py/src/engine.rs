@@ -1,0 +1,301 @@
+//! `Engine`: dictionaries in, dictionaries out.
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use atlas_core::{Error, ErrorKind, Identity};
+use atlas_engine::{
+    DatasetSettings, DatasetStatus, Engine, Event, LoadPhase, LoadSettings, LoadStatus,
+    ScanProgress, Severity,
+};
+use pyo3::prelude::*;
+
+use crate::error::detached;
+use crate::mounts::medium;
+
+/// Batches of a load under way at once, unless the caller says otherwise.
+const DEFAULT_PARALLEL: usize = 16;
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct TierInput {
+    medium: String,
+    folder: PathBuf,
+    uuid: String,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct DatasetInput {
+    id: String,
+    state_folder: PathBuf,
+    source: PathBuf,
+    identity: (u32, u32, Vec<u32>),
+    tier: TierInput,
+    quota_bytes: u64,
+    include: Vec<String>,
+    exclude: Vec<String>,
+}
+
+impl DatasetInput {
+    fn settings(self) -> atlas_core::Result<DatasetSettings> {
+        let (uid, gid, groups) = self.identity;
+        Ok(DatasetSettings {
+            id: self.id,
+            state_folder: self.state_folder,
+            source: self.source,
+            identity: Identity { uid, gid, groups },
+            tier_folder: self.tier.folder,
+            tier_medium: medium(&self.tier.medium)?,
+            tier_uuid: self.tier.uuid,
+            quota_bytes: self.quota_bytes,
+            include: self.include,
+            exclude: self.exclude,
+        })
+    }
+}
+
+#[derive(IntoPyObject)]
+struct ScanOutput {
+    state: &'static str,
+    files: u64,
+    error: Option<String>,
+}
+
+#[derive(IntoPyObject)]
+struct LeavingLinksOutput {
+    count: u64,
+    names: Vec<String>,
+}
+
+#[derive(IntoPyObject)]
+struct StatusOutput {
+    files: u64,
+    folders: u64,
+    links: u64,
+    total_bytes: u64,
+    cached_files: u64,
+    cached_bytes: u64,
+    used_bytes: u64,
+    quota_bytes: u64,
+    hit_bytes: u64,
+    miss_bytes: u64,
+    origin_requests: u64,
+    origin_read_bytes: u64,
+    scan: ScanOutput,
+    leaving_links: LeavingLinksOutput,
+    degraded: Option<String>,
+    fuse_requests: BTreeMap<&'static str, u64>,
+    mounted: bool,
+    stale_files: u64,
+}
+
+impl From<DatasetStatus> for StatusOutput {
+    fn from(status: DatasetStatus) -> Self {
+        let (state, error) = match status.scan {
+            ScanProgress::Running => ("Running", None),
+            ScanProgress::Complete => ("Complete", None),
+            ScanProgress::Partial { folders, reason } => (
+                "Partial",
+                Some(format!("{folders} folders could not be read: {reason}")),
+            ),
+            ScanProgress::Failed { reason } => ("Failed", Some(reason)),
+        };
+        Self {
+            files: status.files,
+            folders: status.folders,
+            links: status.links,
+            total_bytes: status.total_bytes,
+            cached_files: status.cached_files,
+            cached_bytes: status.cached_bytes,
+            used_bytes: status.used_bytes,
+            quota_bytes: status.quota_bytes,
+            hit_bytes: status.hit_bytes,
+            miss_bytes: status.miss_bytes,
+            origin_requests: status.origin.requests,
+            origin_read_bytes: status.origin.read_bytes,
+            scan: ScanOutput {
+                state,
+                files: status.files,
+                error,
+            },
+            leaving_links: LeavingLinksOutput {
+                count: status.leaving_links,
+                names: status.leaving_names,
+            },
+            degraded: status.degraded,
+            fuse_requests: status.requests,
+            mounted: status.mounted,
+            stale_files: status.stale_files,
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct LoadFailureOutput {
+    path: String,
+    reason: String,
+}
+
+#[derive(IntoPyObject)]
+struct LoadOutput {
+    phase: &'static str,
+    files: u64,
+    bytes: u64,
+    files_total: Option<u64>,
+    bytes_total: Option<u64>,
+    failed: Vec<LoadFailureOutput>,
+    failed_count: u64,
+    skipped_bytes: u64,
+}
+
+impl From<LoadStatus> for LoadOutput {
+    fn from(status: LoadStatus) -> Self {
+        let failure = |(path, reason)| LoadFailureOutput { path, reason };
+        Self {
+            phase: match status.phase {
+                LoadPhase::Running => "Running",
+                LoadPhase::Complete => "Complete",
+                LoadPhase::Partial => "Partial",
+                LoadPhase::Failed => "Failed",
+                LoadPhase::Stopped => "Stopped",
+            },
+            files: status.files,
+            bytes: status.bytes,
+            files_total: status.files_total,
+            bytes_total: status.bytes_total,
+            failed: status.failed.into_iter().map(failure).collect(),
+            failed_count: status.failed_count,
+            skipped_bytes: status.skipped_bytes,
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct EventOutput {
+    dataset: String,
+    time: f64,
+    #[pyo3(item("type"))]
+    severity: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl From<Event> for EventOutput {
+    fn from(event: Event) -> Self {
+        Self {
+            dataset: event.dataset,
+            time: event
+                .time
+                .duration_since(UNIX_EPOCH)
+                .map_or(0.0, |time| time.as_secs_f64()),
+            severity: match event.severity {
+                Severity::Normal => "Normal",
+                Severity::Warning => "Warning",
+            },
+            reason: event.reason,
+            message: event.message,
+        }
+    }
+}
+
+/// All data sets of one node.
+#[pyclass(name = "Engine", module = "atlas._native", frozen)]
+pub(crate) struct PyEngine {
+    engine: Engine,
+}
+
+#[pymethods]
+impl PyEngine {
+    #[new]
+    fn new(py: Python<'_>, live_folder: PathBuf) -> PyResult<Self> {
+        Ok(Self {
+            engine: detached(py, || Engine::new(live_folder))?,
+        })
+    }
+
+    fn create(&self, py: Python<'_>, dataset: DatasetInput) -> PyResult<()> {
+        detached(py, || self.engine.create(dataset.settings()?))
+    }
+
+    fn open(&self, py: Python<'_>, dataset: DatasetInput) -> PyResult<()> {
+        detached(py, || self.engine.open(dataset.settings()?))
+    }
+
+    fn serve(&self, py: Python<'_>, id: &str, fuse: RawFd, resume: bool) -> PyResult<()> {
+        detached(py, || {
+            let descriptor = borrow(fuse)?
+                .try_clone_to_owned()
+                .map_err(|error| Error::from_io(&error, "duplicate the FUSE descriptor"))?;
+            self.engine.serve(id, descriptor, resume)
+        })
+    }
+
+    fn status(&self, py: Python<'_>, id: &str) -> PyResult<StatusOutput> {
+        Ok(detached(py, || self.engine.status(id))?.into())
+    }
+
+    fn start_load(
+        &self,
+        py: Python<'_>,
+        id: &str,
+        load: &str,
+        paths: Vec<Vec<u8>>,
+        parallel: usize,
+        bytes_per_second: u64,
+    ) -> PyResult<()> {
+        let settings = LoadSettings {
+            paths,
+            parallel: if parallel == 0 {
+                DEFAULT_PARALLEL
+            } else {
+                parallel
+            },
+            bytes_per_second: (bytes_per_second > 0).then_some(bytes_per_second),
+        };
+        detached(py, || self.engine.start_load(id, load, settings))
+    }
+
+    fn load_status(&self, py: Python<'_>, id: &str, load: &str) -> PyResult<LoadOutput> {
+        Ok(detached(py, || self.engine.load_status(id, load))?.into())
+    }
+
+    fn stop_load(&self, py: Python<'_>, id: &str, load: &str) -> PyResult<()> {
+        detached(py, || self.engine.stop_load(id, load))
+    }
+
+    fn events(&self, py: Python<'_>) -> Vec<EventOutput> {
+        py.detach(|| self.engine.events())
+            .into_iter()
+            .map(EventOutput::from)
+            .collect()
+    }
+
+    fn close(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        detached(py, || self.engine.close(id))
+    }
+
+    fn destroy(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        detached(py, || self.engine.destroy(id))
+    }
+
+    fn ended(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
+        detached(py, || self.engine.ended(id))
+    }
+}
+
+/// A descriptor number that Python holds open during the call.
+pub(crate) fn borrow<'a>(descriptor: RawFd) -> atlas_core::Result<BorrowedFd<'a>> {
+    if descriptor < 0 {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            9,
+            format!("{descriptor} is no descriptor"),
+        ));
+    }
+    // SAFETY: not -1; the caller keeps the descriptor open for the duration of the call, as every
+    // Python function that takes a descriptor asks for.
+    Ok(unsafe { BorrowedFd::borrow_raw(descriptor) })
+}

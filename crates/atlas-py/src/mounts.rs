@@ -1,0 +1,153 @@
+//! System calls about mounts, folders and tiers that Python has no names for.
+
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments from Python are converted into owned values"
+)]
+
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use atlas_core::{Error, ErrorKind, Identity};
+use atlas_mount::mounts;
+use atlas_store::{Medium, Tier};
+use pyo3::prelude::*;
+use rustix::fs::{Mode, OFlags};
+
+use crate::engine::borrow;
+use crate::error::detached;
+
+/// The file system subtype, by which Atlas knows its own mounts.
+const SUBTYPE: &str = "atlas";
+
+/// Read-ahead of a mount: one extent.
+const READ_AHEAD_KIB: u32 = 1024;
+
+pub(crate) fn medium(name: &str) -> atlas_core::Result<Medium> {
+    match name {
+        "MEM" => Ok(Medium::Memory),
+        "SSD" => Ok(Medium::Ssd),
+        "HDD" => Ok(Medium::Hdd),
+        _ => Err(Error::new(
+            ErrorKind::Invalid,
+            libc::EINVAL,
+            format!("no medium {name}"),
+        )),
+    }
+}
+
+/// A descriptor (O_PATH) of a folder, opened with the rights of `identity`; links are followed.
+#[pyfunction]
+pub(crate) fn open_folder_as(
+    py: Python<'_>,
+    identity: (u32, u32, Vec<u32>),
+    path: PathBuf,
+) -> PyResult<RawFd> {
+    let (uid, gid, groups) = identity;
+    let identity = Identity { uid, gid, groups };
+    let open = || -> atlas_core::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
+            Error::from_errno(error.raw_os_error(), format!("open {}", shown(&path)))
+        })
+    };
+    let descriptor = detached(py, || atlas_origin::as_identity(&identity, open)?)?;
+    Ok(descriptor.into_raw_fd())
+}
+
+fn shown(path: &Path) -> String {
+    atlas_core::printable(path.as_os_str().as_encoded_bytes())
+}
+
+/// Refuse a folder that lies in an Atlas mount or contains one.
+#[pyfunction]
+pub(crate) fn check_source(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    detached(py, || atlas_origin::check_source(&path))
+}
+
+/// Open a tier folder, or make it one; returns its UUID.
+#[pyfunction]
+pub(crate) fn open_tier(
+    py: Python<'_>,
+    folder: PathBuf,
+    medium: &str,
+    create: bool,
+    uuid: Option<&str>,
+) -> PyResult<String> {
+    detached(py, || {
+        let tier = Tier::open(&folder, self::medium(medium)?, create, uuid)?;
+        Ok(tier.uuid().to_string())
+    })
+}
+
+#[pyfunction]
+pub(crate) fn open_fuse(py: Python<'_>) -> PyResult<RawFd> {
+    Ok(detached(py, mounts::open_device)?.into_raw_fd())
+}
+
+/// A detached read-only mount of a FUSE descriptor.
+#[pyfunction]
+pub(crate) fn mount_fuse(
+    py: Python<'_>,
+    fuse: RawFd,
+    name: &str,
+    uid: u32,
+    gid: u32,
+) -> PyResult<RawFd> {
+    let mount = detached(py, || {
+        let options = mounts::MountOptions {
+            name: name.to_owned(),
+            uid,
+            gid,
+            allow_other: true,
+            subtype: SUBTYPE.to_owned(),
+        };
+        let mount = mounts::create(borrow(fuse)?, &options)?;
+        // Only a matter of speed: a machine that does not allow it reads in smaller steps.
+        let _ = mounts::set_read_ahead(mounts::device_of(&mount)?, READ_AHEAD_KIB);
+        Ok(mount)
+    })?;
+    Ok(mount.into_raw_fd())
+}
+
+#[pyfunction]
+pub(crate) fn attach_mount(py: Python<'_>, mount: RawFd, folder: RawFd) -> PyResult<()> {
+    detached(py, || mounts::attach(borrow(mount)?, borrow(folder)?))
+}
+
+#[pyfunction]
+pub(crate) fn clone_mount(py: Python<'_>, path: PathBuf) -> PyResult<RawFd> {
+    Ok(detached(py, || mounts::clone_of(&path))?.into_raw_fd())
+}
+
+#[pyfunction]
+pub(crate) fn unmount(py: Python<'_>, path: PathBuf, detach: bool) -> PyResult<()> {
+    detached(py, || mounts::unmount(&path, detach))
+}
+
+#[derive(IntoPyObject)]
+pub(crate) struct MountOutput {
+    id: u64,
+    parent: u64,
+    device: (u32, u32),
+    path: PathBuf,
+    #[pyo3(item("type"))]
+    filesystem: String,
+    source: String,
+}
+
+#[pyfunction]
+pub(crate) fn mount_table(py: Python<'_>) -> PyResult<Vec<MountOutput>> {
+    let entries = detached(py, mounts::table)?;
+    Ok(entries
+        .into_iter()
+        .map(|entry| MountOutput {
+            id: entry.id,
+            parent: entry.parent,
+            device: (entry.device.major, entry.device.minor),
+            path: entry.path,
+            filesystem: entry.kind,
+            source: entry.source.to_string_lossy().into_owned(),
+        })
+        .collect())
+}

@@ -145,12 +145,12 @@ def _await_ready(home: Home, reading: int, deadline: float) -> None:
         if not select.select([reading], [], [], remaining)[0]:
             raise AtlasError(
                 errors.TIMED_OUT, "the node has not become ready in time",
-                hint=f"read {home.node_log}",
+                hint=f"tail {home.node_log}",
             )  # fmt: skip
         part = os.read(reading, 65536)
         if not part:
             raise AtlasError(
-                errors.NOT_READY, "the node ended before it was ready", hint=f"read {home.node_log}"
+                errors.NOT_READY, "the node ended before it was ready", hint=f"tail {home.node_log}"
             )
         message += part
     answer = json.loads(message)

@@ -102,8 +102,10 @@ def check_kernel(node: models.Node | None) -> Iterator[Check]:
     release = platform.release()
     if node is None:
         answer = machine.try_mount()
-        state = OK if answer is None else WARN
-        yield Check("kernel", state, f"Linux {release}; {answer or 'a mount was made and dropped'}")
+        if answer is None:
+            yield Check("kernel", OK, f"Linux {release}; a mount was made and dropped")
+        else:
+            yield Check("kernel", WARN, f"Linux {release}; {answer}", "sudo atlasctl node start")
         return
     missing = {
         name: answer for name, answer in node.status.capabilities.items() if answer != "available"
@@ -189,7 +191,7 @@ def _check_folder(name: str, folder: Path, mode: int) -> Check:
 
 def check_node(run: Run, home: Home, seen: _Seen) -> Iterator[Check]:
     """Whether a node answers, and in the same version. Fills `seen`."""
-    log = f"read {home.node_log}"
+    log = f"tail {shlex.quote(str(home.node_log))}"
     try:
         client = running(run)
         if client is None:

@@ -77,10 +77,18 @@ def used(run: Run) -> Client | None:
     if client is None:
         home = client_home()
         # Of the system's node, state cannot be seen by others: start_node says what to do then.
-        if home == own_home() and not home.database.exists():
+        if home == own_home() and not _has_state(home):
             return None
         client = started(run)
     return client
+
+
+def _has_state(home: Home) -> bool:
+    try:
+        return home.database.exists()
+    except PermissionError:
+        # Somebody else's: starting tells whose.
+        return True
 
 
 def absent(name: str) -> AtlasError:

@@ -117,6 +117,24 @@ class TestTheLock:
         assert results == [False]
 
 
+def test_a_home_of_somebody_else(
+    home: Path, atlasctl: Atlasctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it has state cannot be seen then; the error tells whose it is."""
+    own_home().run.mkdir()
+    own_home().run.chmod(0o755)
+
+    def exists(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "exists", exists)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    ended = atlasctl("cache", "list")
+    assert ended.code == 6
+    assert f"belongs to uid {owner}" in ended.err
+
+
 @pytest.mark.parametrize(("folder", "code"), [("/proc/atlas", 1), ("/dev/null/atlas", 1)])
 def test_a_home_that_cannot_be_made(
     atlasctl: Atlasctl, monkeypatch: pytest.MonkeyPatch, folder: str, code: int

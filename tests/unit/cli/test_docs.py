@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
+from atlas.api import errors
 from atlas.cli.commands import Command
 from atlas.cli.main import root
 from atlas.cli.options import GLOBAL_OPTIONS
@@ -74,6 +75,13 @@ def test_global_options_and_aliases() -> None:
     for command in COMMANDS.values():
         for alias in getattr(command, "aliases", {}):
             assert f"`{alias}`" in PAGE
+
+
+def test_each_error_is_explained_where_its_docs_line_points() -> None:
+    page = (Path(__file__).parents[3] / errors.DOCUMENTATION).read_text()
+    for kind in errors.ALL:
+        explained = f"`{kind.reason}`, exit code {kind.exit_code}. {kind.meaning}"
+        assert f"### {kind.code}\n\n{explained}\n" in page
 
 
 context = click.Context(root)

@@ -16,6 +16,7 @@ use atlas_core::ErrorKind;
 use atlas_mount::mounts::{self, MountOptions};
 use atlas_mount::{Profile, ROOT_NODE, Session, SessionSettings};
 use common::{Memory, Mounted, attach, can_mount, pattern, slice};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,6 +60,15 @@ fn part(name: &str, input: impl Into<Stdio>) -> (Child, BufReader<ChildStdout>) 
 fn heard(output: &mut BufReader<ChildStdout>, wanted: &str) {
     let mut said = String::new();
     while !said.ends_with(&format!("{wanted}\n")) {
+        if output.buffer().is_empty() {
+            let timeout = Timespec::try_from(PATIENCE).unwrap();
+            let mut state = [PollFd::new(output.get_ref(), PollFlags::IN)];
+            assert_eq!(
+                poll(&mut state, Some(&timeout)),
+                Ok(1),
+                "waited for {wanted:?}: {said}"
+            );
+        }
         assert_ne!(
             output.read_line(&mut said).unwrap(),
             0,
@@ -190,7 +200,13 @@ fn a_holder_that_died_before_init_is_replaced() {
     assert_eq!(request[4..8], 26u32.to_ne_bytes(), "INIT of {length} bytes");
     let (memory, _held) = memory(false);
     mounted.serve(memory, settings(Profile::Live, true));
-    assert_eq!(fs::read(mounted.at("data")).unwrap(), pattern(SIZE));
+    // By another process: this one could not be killed while it waits for itself.
+    let mut reader = Command::new("/bin/cat")
+        .arg(mounted.at("data"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(ends(&mut reader, PATIENCE).is_some_and(|status| status.success()));
     assert_eq!(mounted.session().counts()["init"], 1);
 }
 

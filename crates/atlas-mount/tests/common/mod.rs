@@ -257,6 +257,28 @@ pub fn can_mount() -> bool {
     false
 }
 
+/// How often anybody on this machine has dropped the kernel's caches, and with them what tests
+/// count on.
+fn dropped_caches() -> Vec<String> {
+    let counters = std::fs::read_to_string("/proc/vmstat").unwrap();
+    counters
+        .lines()
+        .filter(|line| line.starts_with("drop_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Makes a check that rests on the kernel's caches, again if they were dropped meanwhile.
+pub fn undisturbed(check: impl Fn() -> Result<(), String>) {
+    loop {
+        let before = dropped_caches();
+        let outcome = check();
+        if outcome.is_ok() || dropped_caches() == before {
+            return outcome.unwrap();
+        }
+    }
+}
+
 pub struct Mounted {
     /// What a keeper holds.
     pub device: OwnedFd,

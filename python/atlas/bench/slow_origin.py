@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from atlas import _native
 from atlas.api.errors import AtlasError
 from atlas.api.units import parse_duration, parse_rate
 
@@ -98,28 +98,62 @@ def argument(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return checked
 
 
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def end_with_parent() -> None:
     """Ask this process to stop when its standard input closes."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(sys.stdin, selectors.EVENT_READ)
-        while True:
-            selector.select()
-            if not os.read(sys.stdin.fileno(), 4096):
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def announce(ready: int) -> None:
     """Print `ready` when the mount is there; nothing when it never came."""
     if os.read(ready, 1):
         print("ready", flush=True)
-    os.close(ready)
+
+
+class Server(threading.Thread):
+    """The mount, served until it is gone; then the process is asked to stop."""
+
+    def __init__(self, source: Path, target: Path, slowness: Slowness, ready: int) -> None:
+        # Files that are still open after the unmount need not be waited for.
+        super().__init__(daemon=True)
+        self._source, self._target = str(source), str(target)
+        self._slowness = slowness
+        self._ready = ready
+        self.counts: dict[str, int] | None = None
+        self.error: str | None = None
+
+    def run(self) -> None:
+        try:
+            self.counts = _native.serve_slow_origin(
+                self._source,
+                self._target,
+                self._slowness.latency_seconds,
+                self._slowness.bytes_per_second,
+                self._slowness.operations_per_second,
+                self._ready,
+            )
+        except (_native.NativeError, OverflowError) as error:
+            self.error = str(error)
+        finally:
+            os.close(self._ready)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def end(self) -> None:
+        """Unmount, and wait a moment for the kernel to let go."""
+        if self.is_alive():
+            try:
+                _native.unmount(self._target, True)
+            except _native.NativeError as error:
+                self.error = str(error)
+            self.join(timeout=1)
 
 
 def main() -> int:
     """Serve until told to stop."""
-    from atlas import _native
-
     plain = Slowness()
     parser = argparse.ArgumentParser(
         prog="python -m atlas.bench.slow_origin", description="Serve a folder slowly."
@@ -132,24 +166,23 @@ def main() -> int:
     parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
+    # Before any thread begins: one that had them open would be ended by them, mount and all.
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     reading, writing = os.pipe()
     threading.Thread(target=announce, args=(reading,), daemon=True).start()
     if arguments.attached:
         threading.Thread(target=end_with_parent, daemon=True).start()
-    try:
-        counts = _native.serve_slow_origin(
-            str(arguments.source),
-            str(arguments.target),
-            arguments.latency,
-            arguments.bandwidth,
-            arguments.operations,
-            writing,
-        )
-    except _native.NativeError as error:
-        print(f"error: {error}", file=sys.stderr)
+    slowness = Slowness(arguments.latency, arguments.bandwidth, arguments.operations)
+    server = Server(arguments.source, arguments.target, slowness, writing)
+    server.start()
+    signal.sigwait(END_SIGNALS)
+    server.end()
+    if server.error:
+        print(f"error: {server.error}", file=sys.stderr)
         return 1
-    with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(counts), flush=True)
+    if server.counts is not None:
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(server.counts), flush=True)
     return 0
 
 

@@ -16,7 +16,7 @@ use atlas_store::{Medium, Tier, Volume, VolumeSettings};
 use parking_lot::Mutex;
 
 use crate::core::{Core, Counters};
-use crate::events::EventLog;
+use crate::events::{EventLog, Severity};
 use crate::flights::Flights;
 use crate::late_origin::LateOrigin;
 use crate::live::LiveFront;
@@ -137,13 +137,16 @@ impl Dataset {
 
     /// Open a data set that an earlier process made.
     ///
+    /// After a restart of the machine a MEM tier is empty, and tables that were changing when it
+    /// stopped cannot be trusted: then the data set starts again with an empty cache.
+    ///
     /// # Errors
     /// Its tables or its tier cannot be opened. Everything stays as it was. A missing source is no
     /// error: what is on the tier is served, and the source is looked for when it is needed.
     pub(crate) fn open(
         settings: DatasetSettings,
         live_folder: &Path,
-        events: Arc<EventLog>,
+        events: &Arc<EventLog>,
     ) -> Result<Self> {
         let late = settings.clone();
         let origin: Arc<dyn Origin> =
@@ -152,17 +155,26 @@ impl Dataset {
         let volume_settings = VolumeSettings {
             quota_bytes: settings.quota_bytes,
         };
-        let volume = Volume::open(&tier, &settings.id, live_folder, volume_settings)?;
-        let namespace = Namespace::open(
-            &settings.state_folder,
-            Arc::new(Addresses(Arc::clone(&volume))),
-        )?;
+        let opened =
+            Volume::open(&tier, &settings.id, live_folder, volume_settings).and_then(|volume| {
+                let addresses = Arc::new(Addresses(Arc::clone(&volume)));
+                Ok((Namespace::open(&settings.state_folder, addresses)?, volume))
+            });
+        let (namespace, volume) = match opened {
+            Ok(parts) => parts,
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                let text = format!("the cache starts again, empty: {error}");
+                events.push(&settings.id, Severity::Warning, "CacheLost", text);
+                start_again(&settings, &tier, live_folder, origin.as_ref())?
+            }
+            Err(error) => return Err(error),
+        };
         let parts = Parts {
             origin,
             volume,
             namespace,
         };
-        let dataset = Self::assemble(settings, parts, events)?;
+        let dataset = Self::assemble(settings, parts, Arc::clone(events))?;
         dataset.core.recount();
         Ok(dataset)
     }
@@ -324,6 +336,31 @@ impl Dataset {
     }
 }
 
+/// Make volume and tables anew for a data set that has lost one of them: addresses of one mean
+/// nothing without the other.
+fn start_again(
+    settings: &DatasetSettings,
+    tier: &Arc<Tier>,
+    live_folder: &Path,
+    origin: &dyn Origin,
+) -> Result<(Namespace, Arc<Volume>)> {
+    let root = root_attributes(settings, origin)?;
+    Volume::remove(tier, &settings.id, live_folder)?;
+    if let Err(error) = std::fs::remove_dir_all(&settings.state_folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        let context = format!("remove {}", settings.state_folder.display());
+        return Err(Error::from_io(&error, context));
+    }
+    let volume_settings = VolumeSettings {
+        quota_bytes: settings.quota_bytes,
+    };
+    let volume = Volume::create(tier, &settings.id, live_folder, volume_settings)?;
+    let addresses = Arc::new(Addresses(Arc::clone(&volume)));
+    let namespace = Namespace::create(&settings.state_folder, &root, addresses)?;
+    Ok((namespace, volume))
+}
+
 fn open_origin(settings: &DatasetSettings) -> Result<Arc<dyn Origin>> {
     let open = || PosixOrigin::open(&settings.source, &settings.identity);
     let origin = as_identity(&settings.identity, open)??;
@@ -332,7 +369,10 @@ fn open_origin(settings: &DatasetSettings) -> Result<Arc<dyn Origin>> {
 
 fn open_tier(settings: &DatasetSettings) -> Result<Arc<Tier>> {
     let uuid = Some(settings.tier_uuid.as_str());
-    Tier::open(&settings.tier_folder, settings.tier_medium, false, uuid).map(Arc::new)
+    // A MEM tier is gone after a restart of the machine, which is no reason to fail; a disk that is
+    // not mounted is.
+    let create = settings.tier_medium == Medium::Memory;
+    Tier::open(&settings.tier_folder, settings.tier_medium, create, uuid).map(Arc::new)
 }
 
 /// The root is the owner's alone until it is shared, whatever the origin's root allows.

@@ -97,7 +97,7 @@ impl Engine {
     /// As the parts say; everything stays as it was.
     pub fn open(&self, settings: DatasetSettings) -> Result<()> {
         self.insert(settings, |settings| {
-            Dataset::open(settings, &self.live_folder, Arc::clone(&self.events))
+            Dataset::open(settings, &self.live_folder, &self.events)
         })
     }
 

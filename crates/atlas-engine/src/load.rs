@@ -257,7 +257,11 @@ impl Load {
         let each = Duration::from_nanos(self.file_nanoseconds.load(Ordering::Relaxed));
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let asked = self.settings.parallel.max(1);
-        if each < FAST_FILE { asked.min(processors) } else { asked }
+        if each < FAST_FILE {
+            asked.min(processors)
+        } else {
+            asked
+        }
     }
 
     fn batch_files(&self) -> usize {

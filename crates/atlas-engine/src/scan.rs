@@ -128,6 +128,10 @@ impl Scan {
         drop(state);
         self.changed.notify_all();
         if ended {
+            // From here on the tables outlive a restart of the machine.
+            if let Err(error) = core.namespace.settle() {
+                core.warn("StateNotDurable", error.message);
+            }
             let totals = core.namespace.totals();
             let text = format!("{} files, {} bytes", totals.files, totals.bytes);
             match self.progress() {

@@ -121,7 +121,9 @@ class Recovery:
         entry.state, entry.failure = "serving", None
         if recovered:
             self._events.record(row.id, "Normal", "Recovered", "served again")
-        if row.phase == "present":
+        if row.phase == "releasing":
+            self._release(row)
+        else:
             self._begin_origin_look(row)
             self._loads.resume(row)
 

@@ -1,0 +1,19 @@
+"""Unix sockets at long paths, and who is behind one."""
+
+import os
+import socket
+from pathlib import Path
+
+from atlas.api.transport import SocketAddress, connect, peer_of
+
+
+def test_a_path_of_any_length_can_be_bound_and_connected(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 100) / ("b" * 100)
+    folder.mkdir(parents=True)
+    path = folder / "node.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        with SocketAddress(path) as name:
+            listener.bind(name)
+        listener.listen()
+        with connect(path, 1.0) as connection:
+            assert peer_of(connection) == (os.getpid(), os.geteuid(), os.getegid())

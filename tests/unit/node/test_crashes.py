@@ -1,0 +1,148 @@
+"""A node killed at any step leaves nothing that its successor cannot serve or remove."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from atlas.api.errors import AtlasError
+from atlas.node.application import Application
+from unit.node.world import ROOT, Killed, World, wanted
+
+MOST_STEPS = 200
+
+
+def create(world: World, node: Application) -> None:
+    node.datasets.create(ROOT, wanted(world), str(target(world)), dry_run=False)
+
+
+def create_on_disk(world: World, node: Application) -> None:
+    wish = wanted(world)
+    wish.spec.tiers[0].medium = "SSD"
+    node.datasets.create(ROOT, wish, None, dry_run=False)
+
+
+def delete(world: World, node: Application) -> None:
+    node.datasets.delete(ROOT, "wav", force=False, dry_run=False)
+
+
+def delete_forced(world: World, node: Application) -> None:
+    node.datasets.delete(ROOT, "wav", force=True, dry_run=False)
+
+
+def unmount(world: World, node: Application) -> None:
+    node.mounts.remove(ROOT, None, "wav", force=False, dry_run=False)
+
+
+def nothing(world: World, node: Application) -> None:
+    """The death of a node that was only serving."""
+
+
+def target(world: World) -> Path:
+    folder = world.folder / "target"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def check(world: World) -> None:
+    """After a restart: served whole, or gone without a trace."""
+    node = world.node()
+    with closing(node.database):
+        node.start()
+        try:
+            if node.database.dataset_named("wav") is None:
+                assert world.left_behind() == []
+                return
+            dataset = node.datasets.get(ROOT, "wav")
+            assert dataset.status.phase == "Bound", dataset.status.conditions
+            assert dataset.status.mount_paths[0] == f"{world.home.mounts}/wav"
+            assert list(world.kept) == [f"dataset:{dataset.metadata.uid}"]
+            # All mounts are of one living superblock, which the keeper holds.
+            assert {entry["superblock"] for entry in world.mounted} == set(world.kept.values())
+            node.datasets.delete(ROOT, "wav", force=False, dry_run=False)
+            assert world.left_behind() == []
+        finally:
+            node.shut_down()
+
+
+@pytest.mark.parametrize(
+    ("before", "action"),
+    [
+        ([], create),
+        ([], create_on_disk),
+        ([create], delete),
+        ([create], delete_forced),
+        ([create_on_disk], delete_forced),
+        ([create], unmount),
+        ([create], nothing),
+    ],
+)
+def test_a_kill_at_any_step_is_recovered_from(
+    world: World,
+    before: list[Callable[[World, Application], None]],
+    action: Callable[[World, Application], None],
+) -> None:
+    for kill_at in range(1, MOST_STEPS):
+        node = world.node()
+        for step in before:
+            step(world, node)
+        world.steps, world.kill_at = 0, kill_at
+        try:
+            action(world, node)
+            killed = False
+        except Killed:
+            killed = True
+        node.database.close()
+        check(world)
+        if not killed:
+            return
+    pytest.fail(f"never done within {MOST_STEPS} steps")
+
+
+@pytest.mark.parametrize("kill_at", range(1, 25))
+def test_a_kill_during_recovery_is_recovered_from(world: World, kill_at: int) -> None:
+    """Also the successor may die, at any step of its own."""
+    node = world.node()
+    create(world, node)
+    node.database.close()
+    second = world.node()
+    world.kill_at = kill_at
+    row = second.database.datasets()[0]
+
+    def serve_and_shut_for_ever() -> None:
+        while True:
+            second._lifecycle.bring_up(row)
+            second._lifecycle.shut(row, keep_mounts=True)
+
+    with closing(second.database), pytest.raises(Killed):
+        serve_and_shut_for_ever()
+    check(world)
+
+
+def test_what_is_still_used_is_released_later(world: World) -> None:
+    """A forced delete frees the name at once, the bytes when the last user has left: also when
+    the node dies in between."""
+    node = world.node()
+    create(world, node)
+    superblock = world.mounted[0]["superblock"]
+    world.held.add(superblock)
+    deletion = node.datasets.delete(ROOT, "wav", force=True, dry_run=False)
+    assert deletion.releasing
+    with pytest.raises(AtlasError):
+        node.datasets.delete(ROOT, "wav", force=True, dry_run=False)
+    create(world, node)
+    phases = [dataset.status.phase for dataset in node.datasets.visible(ROOT)]
+    assert phases == ["Bound", "Releasing"]
+    node.database.close()
+
+    node = world.node()
+    node.start()
+    phases = [dataset.status.phase for dataset in node.datasets.visible(ROOT)]
+    assert phases == ["Bound", "Releasing"]
+    world.held.clear()
+    released = node.database.datasets()[1]
+    assert node._lifecycle.release(released)
+    node.datasets.delete(ROOT, "wav", force=False, dry_run=False)
+    assert world.left_behind() == []
+    node.shut_down()

@@ -1,0 +1,88 @@
+"""Who uses a mount, found in /proc: shown with a real file system, the one of the test's folder."""
+
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from atlas.node.holders import Targets, command_of, find, mount_id_of
+
+HOLD = {
+    "open file": "f = open('file')",
+    "working folder": "os.chdir('.')",
+    # The mapping's own copy of the descriptor is closed too.
+    "mapped file": "f = open('file'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ);"
+    "f.close(); os.closerange(3, 99)",
+}
+
+
+@contextmanager
+def holding(folder: Path, use: str, argument: str = "") -> Iterator[int]:
+    """A process that uses `folder`, and nothing else of its file system, in one way."""
+    code = (
+        f"import os, mmap; os.chdir({str(folder)!r}); {HOLD[use]};"
+        + ("" if use == "working folder" else "os.chdir('/proc');")
+        + "print(flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, argument],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield process.pid
+    finally:
+        process.communicate(b"\n")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """On a file system that the interpreter itself does not use."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        (Path(name) / "file").write_bytes(bytes(mmap.PAGESIZE))
+        yield Path(name)
+
+
+def targets(folder: Path, whole: bool) -> Targets:
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        device = os.fstat(descriptor).st_dev
+        mount_id = mount_id_of(descriptor)
+    finally:
+        os.close(descriptor)
+    return Targets({mount_id}, f"{os.major(device)}:{os.minor(device)}", whole)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("use", list(HOLD))
+def test_every_use_is_found(folder: Path, use: str, whole: bool) -> None:
+    if use == "mapped file" and not whole and os.geteuid() != 0:
+        pytest.skip("needs root: /proc/PID/map_files")
+    with holding(folder, use) as pid:
+        found = {holder.pid: holder for holder in find(targets(folder, whole), os.geteuid())}
+        assert found[pid].use == use
+        assert pid not in {
+            holder.pid for holder in find(targets(folder, whole), os.geteuid(), ignore={pid})
+        }
+    assert pid not in {holder.pid for holder in find(targets(folder, whole), os.geteuid())}
+
+
+def test_commands_are_printable_and_arguments_are_the_owner_s(folder: Path) -> None:
+    with holding(folder, "open file", "evil\x1b[31m\n") as pid:
+        shown = command_of(pid, 0)
+        assert shown.isprintable()
+        program = command_of(pid, 2001)
+        assert " " not in program
+        assert program.startswith("python")
+    assert command_of(pid, 0) == ""

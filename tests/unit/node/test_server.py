@@ -1,0 +1,116 @@
+"""The control API over a real unix socket, with the real client."""
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atlas.api import errors, models
+from atlas.api.client import NodeAbsentError, NodeClient
+from atlas.api.errors import AtlasError
+from atlas.api.transport import connect
+from atlas.node.http import HttpServer
+from atlas.node.server import Api
+from unit.node.world import World, wanted
+
+
+@pytest.fixture
+def client(world: World) -> Iterator[NodeClient]:
+    """Of a node that serves a fake machine."""
+    node = world.node()
+    node.start()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(world.home.socket))
+    listener.listen()
+    server: HttpServer
+
+    def stop() -> None:
+        server.should_exit = True
+
+    server = HttpServer(Api(node, stop, 1).starlette())
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    yield NodeClient(world.home)
+    stop()
+    thread.join()
+    node.shut_down()
+
+
+def test_a_data_set_s_life(client: NodeClient, world: World) -> None:
+    created = client.create(wanted(world))
+    assert created.created
+    assert not client.create(wanted(world)).created
+    assert client.dataset("wav").status.cached_percentage == 50.0
+    assert [dataset.metadata.name for dataset in client.datasets()] == ["wav"]
+    assert [event.reason for event in client.events("wav")] == ["Created"]
+    load = client.start_load("wav", models.LoadSpec())
+    assert client.load(load.metadata.name, wait_seconds=0.1).status.phase == "Running"
+    assert client.stop_load(load.metadata.name).status.phase == "Stopped"
+    folder = world.folder / "it has spaces & ünïcode"
+    folder.mkdir()
+    assert client.mount("wav", str(folder)).status.attached
+    assert len(client.mounts()) == 2
+    assert [mount.spec.path for mount in client.unmount(dataset="wav")] == [str(folder)]
+    assert not client.delete("wav").releasing
+    with pytest.raises(AtlasError) as caught:
+        client.delete("wav")
+    assert caught.value.kind is errors.NOT_FOUND
+
+
+def test_the_node_object(client: NodeClient) -> None:
+    status = client.node().status
+    assert set(status.capabilities) == {"live", "resend"}
+    assert [tier.medium for tier in status.tiers] == ["MEM", "SSD", "HDD"]
+    assert status.keeper.pid == 7
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/v1/nothing", None, 404, "ATL2001"),
+        ("PUT", "/v1/datasets", b"{}", 405, "ATL2001"),
+        ("POST", "/v1/datasets", b"{", 400, "ATL2001"),
+        ("POST", "/v1/datasets?dryRun=client", b"{}", 400, "ATL2001"),
+        ("POST", "/v1/datasets", b" " * (1 << 21), 400, "ATL2001"),
+        ("GET", "/v1/datasets/..%2f..%2fetc", None, 404, "ATL2001"),
+        ("GET", "/v1/datasets/%00", None, 404, "ATL2002"),
+        ("DELETE", "/v1/datasets/a?force=maybe", None, 400, "ATL2001"),
+        ("DELETE", "/v1/mounts", None, 400, "ATL2001"),
+        ("GET", "/v1/loads/a?wait=-1", None, 400, "ATL2001"),
+    ],
+)
+def test_wrong_requests_get_error_objects(
+    client: NodeClient, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    answer, found = raw(client.home.socket, method, path, body, {"Atlas-Api": "1"})
+    assert (found, answer["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Atlas-Api": "2"}])
+def test_another_version_of_the_api_is_refused(client: NodeClient, headers: dict[str, str]) -> None:
+    answer, status = raw(client.home.socket, "GET", "/v1/version", None, headers)
+    assert (status, answer["error"]["code"]) == (426, "ATL2010")
+
+
+def test_without_a_node_the_client_says_so(world: World) -> None:
+    with pytest.raises(NodeAbsentError):
+        NodeClient(world.home).version()
+
+
+def raw(
+    path: Path, method: str, target: str, body: bytes | None, headers: dict[str, str]
+) -> tuple[dict[str, dict[str, str]], int]:
+    connection = http.client.HTTPConnection("atlas")
+    connection.sock = connect(path, 10.0)
+    connection.request(method, target, body, headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    assert response.headers["Atlas-Api"] == "1"
+    assert response.headers["Atlas-Version"]
+    connection.close()
+    return answer, response.status

@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMPS := .venv/stamps
+NATIVE := python/atlas/_native.abi3.so
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find crates -name '*.rs' -o -name Cargo.toml)
 SUITES := $(wildcard tests/unit tests/semantics tests/local tests/faults)
@@ -23,7 +24,7 @@ help:
 	@echo 'make bench   measure against a plain folder and cp; writes bench.json'
 	@echo 'make clean   remove what the other targets made'
 
-build: $(STAMPS)/native
+build: $(NATIVE)
 
 # Made once: a change of the script is no reason to take it from under who uses it.
 $(STAMPS)/venv:
@@ -45,7 +46,7 @@ $(STAMPS)/dev: $(STAMPS)/base requirements/dev.txt
 	@touch $@
 
 # Editable: Python files are used where they lie, the module is built beside them.
-$(STAMPS)/native: $(STAMPS)/base $(RUST)
+$(NATIVE): $(STAMPS)/base $(RUST)
 	PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
 

@@ -67,9 +67,7 @@ def digests(root: Path) -> dict[bytes, str]:
     return {path: entry.digest for path, entry in snapshot(root).items() if entry.digest}
 
 
-def test_kill_9_during_warm_up_and_reads(
-    node: LocalNode, slow_source: tuple[Path, Path]
-) -> None:
+def test_kill_9_during_warm_up_and_reads(node: LocalNode, slow_source: tuple[Path, Path]) -> None:
     plain, slow = slow_source
     mount = node.create("data", slow)
     # The load is the node's own and survives it; nobody watches.
@@ -107,9 +105,11 @@ def test_kill_9_during_warm_up_and_reads(
             reader.stop.set()
         for reader in readers:
             reader.join()
-    print(f"{killed} kills, {scanning} of them during the scan, "
-          f"{sum(reader.files_read for reader in readers)} files read, "
-          f"longest read {max(reader.longest_seconds for reader in readers):.1f} s")
+    print(
+        f"{killed} kills, {scanning} of them during the scan, "
+        f"{sum(reader.files_read for reader in readers)} files read, "
+        f"longest read {max(reader.longest_seconds for reader in readers):.1f} s"
+    )
     assert [reader.problems for reader in readers] == [[], [], [], []]
     assert killed == KILLS
     assert scanning >= KILLS // 2, "the scan was over too soon for this test"
@@ -134,9 +134,7 @@ def test_sigstop_is_replaced(node: LocalNode, work: Path) -> None:
     assert node.pid() != pid
 
 
-def test_stopped_reader_of_a_slow_origin_can_be_killed(
-    node: LocalNode, work: Path
-) -> None:
+def test_stopped_reader_of_a_slow_origin_can_be_killed(node: LocalNode, work: Path) -> None:
     plain, slow = work / "plain", work / "slow"
     slow.mkdir()
     make_files(plain, 3, 200_000)

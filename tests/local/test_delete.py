@@ -1,6 +1,5 @@
 """Deleting: never under somebody's feet unless forced, and nothing stays behind."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +8,24 @@ from atlas.testing.node import LocalNode
 from atlas.testing.trees import make_files
 
 HOLD = "import sys; file = open(sys.argv[1], 'rb'); print('open', flush=True); sys.stdin.read(); "
+MAP = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
 READ = HOLD + "sys.stdout.buffer.write(file.read())"
 
 
 def tier_bytes(node: LocalNode) -> int:
-    """Bytes of everything that the tiers of the node hold, markers aside."""
-    total = 0
-    for tier in node.node()["tiers"]:
-        for folder, _, files in os.walk(tier["path"]):
-            total += sum(
-                os.stat(os.path.join(folder, file)).st_blocks * 512
-                for file in files
-                if "volumes" in folder
-            )
-    return total
+    """Bytes of everything that the tiers of the node hold, their markers aside."""
+    return sum(
+        path.stat().st_blocks * 512
+        for tier in node.node()["tiers"]
+        for path in Path(tier["path"]).rglob("*")
+        if path.is_file() and path.name != "atlas-tier"
+    )
 
 
 def test_in_use_is_refused_and_force_releases(node: LocalNode, work: Path) -> None:
@@ -32,7 +35,8 @@ def test_in_use_is_refused_and_force_releases(node: LocalNode, work: Path) -> No
     file = mount / "0000" / "0000007.bin"
     holder = subprocess.Popen(
         [sys.executable, "-c", READ, str(file)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"open\n"
@@ -84,15 +88,19 @@ def test_working_directory_and_mapping_are_holders(node: LocalNode, work: Path) 
         sitting.kill()
         sitting.wait()
     mapper = subprocess.Popen(
-        [sys.executable, "-c",
-         "import mmap, sys\n"
-         "file = open(sys.argv[1], 'rb')\n"
-         "view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
-         "file.close()\n"
-         "print('mapped', flush=True)\n"
-         "sys.stdin.read()\n",
-         str(mount / "0000" / "0000001.bin")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [
+            sys.executable,
+            "-c",
+            "import mmap, sys\n"
+            "file = open(sys.argv[1], 'rb')\n"
+            "view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+            "file.close()\n"
+            "print('mapped', flush=True)\n"
+            "sys.stdin.read()\n",
+            str(mount / "0000" / "0000001.bin"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert mapper.stdout is not None
     assert mapper.stdout.readline() == b"mapped\n"

@@ -51,9 +51,11 @@ def test_the_listing_names_what_stat_finds(node: LocalNode, work: Path) -> None:
     for _ in range(2):
         assert sorted(os.listdir(os.fsencode(mount))) == expected
         for entry in os.scandir(os.fsencode(mount)):
-            assert entry.is_dir(follow_symlinks=False) == os.path.isdir(
-                os.path.join(os.fsencode(source), entry.name)
-            ) or entry.is_symlink()
+            assert (
+                entry.is_dir(follow_symlinks=False)
+                == os.path.isdir(os.path.join(os.fsencode(source), entry.name))
+                or entry.is_symlink()
+            )
 
 
 def test_one_folder_with_100_000_entries(node: LocalNode, work: Path) -> None:

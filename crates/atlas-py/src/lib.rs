@@ -2,6 +2,7 @@
 //!
 //! Every function that may block lets go of the interpreter first.
 
+mod bench;
 mod engine;
 mod error;
 mod mounts;
@@ -10,6 +11,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use crate::bench::{read_files, serve_slow_origin, stat_files};
     #[pymodule_export]
     use crate::engine::PyEngine;
     #[pymodule_export]

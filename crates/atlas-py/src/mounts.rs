@@ -13,6 +13,7 @@ use atlas_mount::mounts;
 use atlas_store::{Medium, Tier};
 use pyo3::prelude::*;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::engine::borrow;
 use crate::error::detached;
@@ -47,8 +48,13 @@ pub(crate) fn open_folder_as(
     let identity = Identity { uid, gid, groups };
     let open = || -> atlas_core::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
-            Error::from_errno(error.raw_os_error(), format!("open {}", shown(&path)))
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOTDIR => Error::new(
+                ErrorKind::Invalid,
+                libc::ENOTDIR,
+                format!("{} is not a folder", shown(&path)),
+            ),
+            _ => Error::from_errno(errno.raw_os_error(), format!("open {}", shown(&path))),
         })
     };
     let descriptor = detached(py, || atlas_origin::as_identity(&identity, open)?)?;

@@ -15,6 +15,27 @@ from typing import Any
 COMMAND_SECONDS = 120
 
 
+def as_user(uid: int) -> list[str]:
+    """The start of a command line that runs the rest as `uid`, without groups.
+
+    The right to read every file stays, because the interpreter and this checkout may lie in folders
+    that are closed to others; no right to write or to mount does.
+    """
+    return [
+        "setpriv",
+        "--reuid",
+        str(uid),
+        "--regid",
+        str(uid),
+        "--clear-groups",
+        "--inh-caps",
+        "-all,+dac_read_search",
+        "--ambient-caps",
+        "+dac_read_search",
+        "--",
+    ]
+
+
 class LocalNode:
     """One node under a home of its own. Leaving the context deletes every data set and stops it."""
 
@@ -39,10 +60,12 @@ class LocalNode:
     ) -> None:
         self.end()
 
-    def run(self, *arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run `atlasctl` to its end, whatever that is."""
+    def run(
+        self, *arguments: str | bytes, uid: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `atlasctl` to its end, whatever that is; `uid`: as that user and group."""
         return subprocess.run(
-            [self.atlasctl, *arguments],
+            [*(as_user(uid) if uid is not None else []), self.atlasctl, *arguments],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -50,7 +73,6 @@ class LocalNode:
             errors="surrogateescape",
             timeout=COMMAND_SECONDS,
             check=False,
-            **options,
         )
 
     def ok(self, *arguments: str | bytes) -> str:
@@ -78,12 +100,22 @@ class LocalNode:
         self, name: str, source: Path, *options: str, size: str = "1Gi", medium: str = "MEM"
     ) -> Path:
         """Create a data set; returns where it is mounted."""
-        self.ok("cache", "create", name, "--from", str(source), "--size", size,
-                "--medium", medium, *options)
+        self.ok(
+            "cache",
+            "create",
+            name,
+            "--from",
+            str(source),
+            "--size",
+            size,
+            "--medium",
+            medium,
+            *options,
+        )
         return self.mount_of(name)
 
     def create_on(self, source: Path, tier: str, name: str = "data") -> Path:
-        """Create a data set on a tier given as `medium:size:folder`; returns where it is mounted."""
+        """Create a data set on the tier `medium:size:folder`; returns where it is mounted."""
         self.ok("cache", "create", name, "--from", str(source), "--tier", tier)
         return self.mount_of(name)
 

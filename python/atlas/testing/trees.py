@@ -50,14 +50,16 @@ def _walk(root: bytes) -> list[bytes]:
 
     def below(folder: int, prefix: bytes) -> None:
         with os.scandir(folder) as entries:
-            names = sorted((os.fsencode(entry.name), entry.is_dir(follow_symlinks=False))
-                           for entry in entries)
+            names = sorted(
+                (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries
+            )
         for name, is_folder in names:
             path = prefix + name
             found.append(path)
             if is_folder:
-                child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME,
-                                dir_fd=folder)
+                child = os.open(
+                    name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME, dir_fd=folder
+                )
                 try:
                     below(child, path + b"/")
                 finally:
@@ -228,8 +230,16 @@ def make_odd_tree(root: Path, *, owners: bool) -> None:
 
     top = os.fsencode(root)
     for name in (
-        b"new\nline", b"invalid-\xff\xfe-utf8", b"\x1b[31mred", b" spaces ", b"-n", b"quo'te\"s",
-        b"back\\slash", "Grüße-日本".encode(), _LONG_NAME, b"...",
+        b"new\nline",
+        b"invalid-\xff\xfe-utf8",
+        b"\x1b[31mred",
+        b" spaces ",
+        b"-n",
+        b"quo'te\"s",
+        b"back\\slash",
+        "Grüße-日本".encode(),
+        _LONG_NAME,
+        b"...",
     ):
         with open(top + b"/" + name, "wb") as file:
             file.write(b"in " + name)

@@ -3,7 +3,6 @@
 import array
 import json
 import logging
-import os
 import queue
 import socket
 import threading
@@ -162,9 +161,3 @@ class NoKeeper:
 
     def status(self) -> KeeperStatus:
         return KeeperStatus(pid=None, alive=False)
-
-
-def close_all(descriptors: list[int]) -> None:
-    """Closes what is open; for the ends of failed attempts."""
-    for descriptor in descriptors:
-        os.close(descriptor)

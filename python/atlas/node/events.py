@@ -1,6 +1,7 @@
 """What happened to data sets: the engine's events and the node's own, kept bounded."""
 
 import logging
+import threading
 import time
 from typing import Final, Literal
 
@@ -10,6 +11,8 @@ from atlas.node.native import Engine
 
 logger = logging.getLogger("atlas.node.events")
 
+CACHE_LOST: Final = "CacheLost"
+"""The engine's reason when it had to begin a data set anew, with other node ids."""
 _LONGEST_MESSAGE: Final = 1000
 
 
@@ -19,6 +22,8 @@ class Events:
     def __init__(self, database: Database, engine: Engine) -> None:
         self._database = database
         self._engine = engine
+        self._draining = threading.Lock()
+        self._lost: set[str] = set()
 
     def record(
         self, dataset: str, kind: Literal["Normal", "Warning"], reason: str, message: str
@@ -30,17 +35,27 @@ class Events:
 
     def drain(self) -> None:
         """Keeps what the engine has to tell since the last call."""
-        events = self._engine.events()
-        if events:
-            self._database.add_events(
-                [
-                    (
-                        event["dataset"],
-                        event["time"],
-                        event["type"],
-                        event["reason"],
-                        event["message"][:_LONGEST_MESSAGE],
-                    )
-                    for event in events
-                ]
-            )
+        with self._draining:
+            events = self._engine.events()
+            self._lost.update(event["dataset"] for event in events if event["reason"] == CACHE_LOST)
+            if events:
+                self._database.add_events(
+                    [
+                        (
+                            event["dataset"],
+                            event["time"],
+                            event["type"],
+                            event["reason"],
+                            event["message"][:_LONGEST_MESSAGE],
+                        )
+                        for event in events
+                    ]
+                )
+
+    def has_lost_cache(self, dataset: str) -> bool:
+        """Whether the engine has begun a data set anew since the last question."""
+        self.drain()
+        with self._draining:
+            lost = dataset in self._lost
+            self._lost.discard(dataset)
+            return lost

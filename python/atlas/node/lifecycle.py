@@ -198,7 +198,9 @@ class Lifecycle:
             self._mounting.detach_all(row.id)
         fuse = self._keeper.get(key_of(row.id))
         entries = self._mounting.entries(row.id)
-        if fuse is not None and (entries or row.phase == "releasing"):
+        # With new tables the node ids that the kernel remembers would mean other files.
+        kept = not self._events.has_lost_cache(row.id)
+        if fuse is not None and kept and (entries or row.phase == "releasing"):
             try:
                 with failing(f"data set {row.name} cannot be served again"):
                     self._engine.serve(row.id, fuse, True)
@@ -216,20 +218,9 @@ class Lifecycle:
             self._mount_anew(row)
 
     def _open(self, row: DatasetRow) -> None:
-        """The tables of an earlier node; after a reboot a data set in memory begins anew."""
-        try:
-            with failing(f"data set {row.name} cannot be opened"):
-                self._engine.open(self._settings(row))
-        except AtlasError as error:
-            lost = row.medium == "MEM" and not (Path(row.tier) / row.id).exists()
-            if error.kind is not errors.PATH_NOT_FOUND or not lost or row.phase == "releasing":
-                raise
-            self._purge(row, tier=True)
-            with failing(f"data set {row.name} cannot be made anew"):
-                self._engine.create(self._settings(row))
-            self._events.record(
-                row.id, "Normal", "MemoryLost", "the MEM tier was empty: it begins anew"
-            )
+        """The tables of an earlier node, or new ones where a reboot has taken them."""
+        with failing(f"data set {row.name} cannot be opened"):
+            self._engine.open(self._settings(row))
 
     def _open_fuse(self, row: DatasetRow) -> int:
         with failing(

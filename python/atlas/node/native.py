@@ -46,23 +46,10 @@ class System(Protocol):
     def mount_table(self) -> "list[_native.MountEntry]": ...
 
 
-class NativeFailure(Protocol):
-    """The attributes of `_native.NativeError`."""
-
-    code: str
-    errno: int
-
-
 def kind_of(error: Exception) -> ErrorCode | None:
     """The line of the error table for an exception of the native module; None for any other."""
     code = getattr(error, "code", None)
     return errors.BY_CODE.get(code) if isinstance(code, str) else None
-
-
-def errno_of(error: BaseException | None) -> int:
-    """The errno that an exception of the native module carries, else 0."""
-    number = getattr(error, "errno", 0)
-    return number if isinstance(number, int) else 0
 
 
 @contextmanager

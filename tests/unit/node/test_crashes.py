@@ -146,3 +146,25 @@ def test_what_is_still_used_is_released_later(world: World) -> None:
     node.datasets.delete(ROOT, "wav", force=False, dry_run=False)
     assert world.left_behind() == []
     node.shut_down()
+
+
+def test_mounts_of_lost_tables_are_not_served_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node id means one file for ever: where the engine begins anew, the kernel must too."""
+    node = world.node()
+    create(world, node)
+    before = {entry["superblock"] for entry in world.mounted}
+    row = node.database.datasets()[0]
+    node.database.close()
+    node = world.node()
+    lost = [
+        {"dataset": row.id, "time": 1.0, "type": "Warning", "reason": "CacheLost", "message": ""}
+    ]
+    monkeypatch.setattr(node._engine, "events", lambda: [lost.pop()] if lost else [])
+    node.start()
+    after = {entry["superblock"] for entry in world.mounted}
+    assert len(after) == 1
+    assert not before & after
+    assert len(node.datasets.get(ROOT, "wav").status.mount_paths) == 2
+    node.shut_down()

@@ -46,16 +46,24 @@ def left_behind(work: Path) -> list[str]:
     return found
 
 
-def shared_memory() -> set[Path]:
-    # Homes of other tests of the same user begin with the same name.
-    pattern = own_home({"ATLAS_HOME": "/x"}).shared_memory.name.rpartition("-")[0] + "-*"
-    return set(Path("/dev/shm").glob(pattern))
+def shared_memory_once_mounted(work: Path) -> Path:
+    """Where the demonstration's node keeps what must be in memory; waits for its first mount."""
+    with open("/proc/self/mounts") as mounts:
+        changes = select.poll()
+        # The kernel wakes who polls this file at each change of the mount table.
+        changes.register(mounts, select.POLLPRI)
+        while f"{work}/tmp/" not in mounts.read():
+            assert changes.poll(30_000), "no mount within 30 s"
+            mounts.seek(0)
+    home = next((work / "tmp").iterdir()) / "home"
+    return own_home({"ATLAS_HOME": str(home)}).shared_memory
 
 
 def test_it_reads_all_files_three_ways_and_writes_a_page(work: Path) -> None:
-    data, before = work / "data", shared_memory()
+    data = work / "data"
     make_files(data, 200, 20_000, 50)
     demo = start(work, data)
+    memory = shared_memory_once_mounted(work)
     said, complained = demo.communicate(timeout=120)
     assert demo.returncode == 0, complained
     assert "200 files (3.81MiB) read each way and compared by checksum, 0 differ" in said
@@ -63,7 +71,7 @@ def test_it_reads_all_files_three_ways_and_writes_a_page(work: Path) -> None:
         assert name in said
     assert "<svg" in (work / "page.html").read_text()
     assert left_behind(work) == []
-    assert shared_memory() <= before
+    assert not memory.exists()
     assert "clean-up:" not in complained
 
 
@@ -74,16 +82,16 @@ def test_it_reads_all_files_three_ways_and_writes_a_page(work: Path) -> None:
 def test_it_leaves_nothing_when_it_is_stopped(
     work: Path, number: signal.Signals, code: int, after: str
 ) -> None:
-    data, before = work / "data", shared_memory()
+    data = work / "data"
     make_files(data, 200, 20_000, 50)
     demo = start(work, data)
     assert demo.stderr is not None
-    if after:
-        # The epoch before is done: the next is about to begin, or has begun.
-        while not demo.stderr.readline().startswith(after):
-            assert demo.poll() is None
-    else:
-        wait_for_mount(work)
+    memory = shared_memory_once_mounted(work)
+    # The epoch before is done: the next is about to begin, or has begun.
+    while after and not demo.stderr.readline().startswith(after):
+        assert demo.poll() is None
+    if after == "Atlas, cold:":
+        assert memory.is_dir()
     os.killpg(demo.pid, number)
     said, complained = demo.communicate(timeout=60)
     assert demo.returncode == code, complained
@@ -91,14 +99,4 @@ def test_it_leaves_nothing_when_it_is_stopped(
     assert "stopped; nothing stays behind" in complained
     assert "Traceback" not in complained
     assert left_behind(work) == []
-    assert shared_memory() <= before
-
-
-def wait_for_mount(work: Path) -> None:
-    with open("/proc/self/mounts") as mounts:
-        changes = select.poll()
-        # The kernel wakes who polls this file at each change of the mount table.
-        changes.register(mounts, select.POLLPRI)
-        while f"{work}/tmp/" not in mounts.read():
-            assert changes.poll(30_000), "no mount within 30 s"
-            mounts.seek(0)
+    assert not memory.exists()

@@ -73,9 +73,9 @@ class Datasets:
 
     def visible(self, caller: Caller) -> list[Dataset]:
         """The caller's own, or all for root; by name."""
-        return [
-            self._views.dataset(row) for row in self._database.datasets() if may_use(caller, row)
-        ]
+        return self._views.datasets(
+            [row for row in self._database.datasets() if may_use(caller, row)]
+        )
 
     def get(self, caller: Caller, name: str) -> Dataset:
         return self._views.dataset(self.find(caller, name))

@@ -178,7 +178,7 @@ class Lifecycle:
         entries = self._mounting.entries(row.id)
         own = self._mounting.own_path(row.name)
         if any(entry.path == own for entry in entries):
-            return
+            return  # it was only just being mounted when the caller looked
         if entries:
             self._attach_own_copy(row, entries[0])
         elif self._ended(row):

@@ -58,11 +58,12 @@ class Mounting:
         """What the source column says; users see the name in `df`."""
         return f"{_SOURCE}{name}:{identifier}"
 
-    def entries(self, identifier: str) -> list[Entry]:
-        """The mounts of a data set in this namespace, in the order they were made."""
+    def entries(self, identifier: str, table: list[Entry] | None = None) -> list[Entry]:
+        """The mounts of a data set in this namespace, in the order they were made; in a `table`
+        read before, for whoever asks about many."""
         return [
             entry
-            for entry in self.table()
+            for entry in (self.table() if table is None else table)
             if entry.is_atlas
             and entry.source.startswith(_SOURCE)
             and entry.source.endswith(f":{identifier}")

@@ -154,10 +154,14 @@ class Recovery:
             rounds += 1
             try:
                 self._events.drain()
+                mounted = None
+                if rounds % HEAL_ROUNDS == 0:
+                    mounted = {entry.path for entry in self._mounting.table() if entry.is_atlas}
                 for row in self._database.datasets():
                     if self._ending.is_set():
                         return
-                    self._keep_one(row, heal=rounds % HEAL_ROUNDS == 0)
+                    own = self._mounting.own_path(row.name)
+                    self._keep_one(row, heal=mounted is not None and own not in mounted)
                     if row.phase == "present" and rounds % ORIGIN_ROUNDS == 0:
                         self._begin_origin_look(row)
             except Exception:

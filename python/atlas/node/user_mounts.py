@@ -40,11 +40,12 @@ class UserMounts:
 
     def visible(self, caller: Caller) -> list[Mount]:
         """Of the caller's data sets, or of all for root."""
+        table = self._mounting.table()
         return [
             mount
             for row in self._database.datasets()
             if may_use(caller, row)
-            for mount in self._views.mounts(row)
+            for mount in self._views.mounts(row, table)
         ]
 
     def add(self, caller: Caller, wanted: MountSpec, dry_run: bool) -> tuple[Mount, bool]:

@@ -17,7 +17,7 @@ from atlas.api.models import (
 )
 from atlas.api.units import format_time
 from atlas.node.database import Database, DatasetRow
-from atlas.node.mounting import Mounting
+from atlas.node.mounting import Entry, Mounting
 from atlas.node.native import Engine, kind_of
 from atlas.node.registry import Registry
 from atlas.node.tiers import available_bytes
@@ -37,12 +37,17 @@ class Views:
         self._registry = registry
         self._mounting = mounting
 
-    def dataset(self, row: DatasetRow) -> Dataset:
+    def datasets(self, rows: list[DatasetRow]) -> list[Dataset]:
+        """Many objects, for one look at the mount table."""
+        table = self._mounting.table()
+        return [self.dataset(row, table) for row in rows]
+
+    def dataset(self, row: DatasetRow, table: list[Entry] | None = None) -> Dataset:
         """The object as it is now."""
         status = DatasetStatus(
             phase=self._phase(row),
             cache_capacity_bytes=row.quota_bytes,
-            mount_paths=self._paths(row),
+            mount_paths=self._paths(row, table),
         )
         if status.mount_paths:
             # The user's own choice, where there is one: the node's own path comes first.
@@ -69,9 +74,9 @@ class Views:
         engine = self._engine_status(row)
         return 0 if engine is None else engine["used_bytes"]
 
-    def mounts(self, row: DatasetRow) -> list[Mount]:
+    def mounts(self, row: DatasetRow, table: list[Entry] | None = None) -> list[Mount]:
         """The node's own first, then the users' in the order they were made."""
-        attached = {entry.path for entry in self._mounting.entries(row.id)}
+        attached = {entry.path for entry in self._mounting.entries(row.id, table)}
         own = self._mounting.own_path(row.name)
         paths = [(own, own, row.created)] if row.phase == "present" else []
         paths += [
@@ -96,8 +101,8 @@ class Views:
         state = self._registry.entry(row.id).state
         return {"starting": "Pending", "serving": "Bound", "failed": "Failed"}[state]  # type: ignore[return-value]
 
-    def _paths(self, row: DatasetRow) -> list[str]:
-        return [mount.spec.path for mount in self.mounts(row) if mount.status.attached]
+    def _paths(self, row: DatasetRow, table: list[Entry] | None) -> list[str]:
+        return [mount.spec.path for mount in self.mounts(row, table) if mount.status.attached]
 
     def _engine_status(self, row: DatasetRow) -> "_native.DatasetStatus | None":
         try:

@@ -29,6 +29,14 @@ def work() -> Iterator[Path]:
 
 
 @pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on tmpfs: for trees so large that a disk would take a minute to remove them."""
+    folder = Path(tempfile.mkdtemp(prefix="atlas-test-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
 def node(work: Path) -> Iterator[LocalNode]:
     """A node with a home of its own."""
     if not can_mount():

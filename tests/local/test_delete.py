@@ -91,12 +91,7 @@ def test_working_directory_and_mapping_are_holders(node: LocalNode, work: Path) 
         [
             sys.executable,
             "-c",
-            "import mmap, sys\n"
-            "file = open(sys.argv[1], 'rb')\n"
-            "view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
-            "file.close()\n"
-            "print('mapped', flush=True)\n"
-            "sys.stdin.read()\n",
+            MAP,
             str(mount / "0000" / "0000001.bin"),
         ],
         stdin=subprocess.PIPE,

@@ -58,8 +58,8 @@ def test_the_listing_names_what_stat_finds(node: LocalNode, work: Path) -> None:
             )
 
 
-def test_one_folder_with_100_000_entries(node: LocalNode, work: Path) -> None:
-    source = work / "source"
+def test_one_folder_with_100_000_entries(node: LocalNode, memory: Path) -> None:
+    source = memory / "source"
     make_files(source, 100_000, 3)
     mount = node.create("wide", source)
     folder = source / "0000"

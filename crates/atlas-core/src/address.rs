@@ -56,7 +56,11 @@ pub fn extents_of(
 ) -> impl Iterator<Item = Extent> {
     let end = offset.saturating_add(length).min(size);
     let first = offset / EXTENT_BYTES;
-    let last = if offset >= end { first } else { end.div_ceil(EXTENT_BYTES) };
+    let last = if offset >= end {
+        first
+    } else {
+        end.div_ceil(EXTENT_BYTES)
+    };
     (first..last).map(move |index| {
         let file_offset = index * EXTENT_BYTES;
         Extent {
@@ -74,14 +78,23 @@ mod tests {
     #[test]
     fn a_small_file_is_one_extent() {
         let extents: Vec<_> = extents_of(Address(8192), 5000, 0, 5000).collect();
-        assert_eq!(extents, [Extent { address: Address(8192), file_offset: 0, length: 5000 }]);
+        assert_eq!(
+            extents,
+            [Extent {
+                address: Address(8192),
+                file_offset: 0,
+                length: 5000
+            }]
+        );
         assert_eq!(extents[0].footprint(), 8192);
     }
 
     #[test]
     fn a_large_file_is_cut_into_blocks_and_the_last_is_short() {
         let size = 2 * EXTENT_BYTES + 10;
-        let lengths: Vec<_> = extents_of(Address(0), size, 0, size).map(|e| e.length).collect();
+        let lengths: Vec<_> = extents_of(Address(0), size, 0, size)
+            .map(|e| e.length)
+            .collect();
         assert_eq!(lengths, [1 << 20, 1 << 20, 10]);
         let middle: Vec<_> = extents_of(Address(0), size, EXTENT_BYTES, 1).collect();
         assert_eq!(middle.len(), 1);
@@ -92,6 +105,9 @@ mod tests {
     fn nothing_lies_beyond_the_end() {
         assert_eq!(extents_of(Address(0), 100, 100, 50).count(), 0);
         assert_eq!(extents_of(Address(0), 0, 0, 4096).count(), 0);
-        assert_eq!(extents_of(Address(0), 100, 5 * EXTENT_BYTES, u64::MAX).count(), 0);
+        assert_eq!(
+            extents_of(Address(0), 100, 5 * EXTENT_BYTES, u64::MAX).count(),
+            0
+        );
     }
 }

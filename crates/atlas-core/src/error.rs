@@ -74,7 +74,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(kind: ErrorKind, errno: i32, message: impl Into<String>) -> Self {
-        Self { kind, errno, message: message.into() }
+        Self {
+            kind,
+            errno,
+            message: message.into(),
+        }
     }
 
     /// From an errno of the operating system; `context` is verb and object.
@@ -90,7 +94,11 @@ impl Error {
             _ => ErrorKind::Io,
         };
         let reason = std::io::Error::from_raw_os_error(errno);
-        Self { kind, errno, message: format!("{context}: {reason}") }
+        Self {
+            kind,
+            errno,
+            message: format!("{context}: {reason}"),
+        }
     }
 
     /// From `std::io`; an error without an errno counts as EIO.

@@ -1,5 +1,6 @@
-"""The engine and the system calls that Python lacks, in Rust. Conversion only; see crates/atlas-py."""
+"""The engine, and the system calls that Python lacks. Conversion only: crates/atlas-py."""
 
+from pathlib import Path
 from typing import Literal, TypedDict
 
 __version__: str
@@ -83,7 +84,7 @@ class MountEntry(TypedDict):
     id: int
     parent: int
     device: tuple[int, int]
-    path: str
+    path: Path
     type: str
     source: str
 
@@ -100,7 +101,7 @@ class Engine:
     def create(self, dataset: DatasetSettings) -> None: ...
     def open(self, dataset: DatasetSettings) -> None: ...
     def serve(self, id: str, fuse: int, resume: bool) -> None:
-        """Serve the FUSE descriptor (a duplicate is taken); `resume`: another process served it before."""
+        """Serve a duplicate of the descriptor; `resume`: another process served it before."""
     def status(self, id: str) -> DatasetStatus: ...
     def start_load(
         self, id: str, load: str, paths: list[bytes], parallel: int, bytes_per_second: int
@@ -118,7 +119,7 @@ class Engine:
         """Whether no mount of the data set is left, not even a detached one with open files."""
 
 def open_folder_as(identity: Identity, path: str) -> int:
-    """A descriptor (O_PATH) of a folder, opened with the rights of `identity`; links are followed."""
+    """An O_PATH descriptor of a folder, opened with the rights of `identity`; follows links."""
 
 def check_source(path: str) -> None:
     """Refuse a folder that lies in an Atlas mount or contains one."""

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use atlas_core::{EXTENT_BYTES, Error, Extent, Result};
+use atlas_core::{Error, Extent, Result};
 use atlas_fs::{Node, NodeId};
 use atlas_origin::{Origin, ReadRequest};
 use atlas_store::ExtentState;
@@ -14,10 +14,14 @@ use crate::flights::{Flight, Joined, Waiter};
 use crate::load::Load;
 use crate::pages::PageBuffer;
 
+/// Bytes of a batch at most: they are read, checksummed and written in turn, and should still be in
+/// the processor's cache at the end.
+const BATCH_BYTES: u64 = 512 << 10;
+
 /// An extent to load.
 pub(crate) struct Item {
     pub(crate) name: Vec<u8>,
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: Node,
     pub(crate) extent: Extent,
     /// For a file of several extents: its bytes that are not on the tier yet.
     pub(crate) left: Option<Arc<AtomicU64>>,
@@ -44,7 +48,7 @@ impl Batch {
             .sum()
     }
 
-    /// Whether `extent` adjoins the last one and the batch stays within one extent's length.
+    /// Whether `extent` adjoins the last one and the batch stays short.
     pub(crate) fn takes(&self, extent: &Extent) -> bool {
         let (Some(first), Some(last)) = (self.items.first(), self.items.last()) else {
             return true;
@@ -52,7 +56,7 @@ impl Batch {
         let end = last.extent.address.plus(last.extent.footprint());
         let length =
             extent.address.0 + extent.footprint() - first.extent.address.0.min(extent.address.0);
-        end == extent.address && length <= EXTENT_BYTES
+        end == extent.address && length <= BATCH_BYTES
     }
 }
 

@@ -81,6 +81,7 @@ pub(crate) struct Load {
     under_way: Mutex<usize>,
     less_under_way: Condvar,
     pace: Pace,
+    processors: usize,
     /// Average nanoseconds that a file of a batch takes, so far.
     file_nanoseconds: AtomicU64,
     outcome: Mutex<Option<LoadPhase>>,
@@ -122,6 +123,8 @@ impl Load {
         let load = Arc::new(Self {
             pace: Pace::new(settings.bytes_per_second),
             settings,
+            // Asked for once: it reads the control group's files.
+            processors: thread::available_parallelism().map_or(1, usize::from),
             stop: AtomicBool::new(false),
             progress: Progress::default(),
             under_way: Mutex::new(0),
@@ -255,10 +258,9 @@ impl Load {
     /// batches than those only contend. The first few batches tell which kind it is.
     fn limit(&self) -> usize {
         let each = Duration::from_nanos(self.file_nanoseconds.load(Ordering::Relaxed));
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let asked = self.settings.parallel.max(1);
         if each < FAST_FILE {
-            asked.min(processors)
+            asked.min(self.processors)
         } else {
             asked
         }
@@ -428,13 +430,12 @@ impl Walk<'_> {
             return;
         };
         if size > EXTENT_BYTES {
-            let node = Arc::new(node);
             let left = Arc::new(AtomicU64::new(size));
             for extent in extents_of(address, size, 0, size) {
                 let mut single = Batch::new(batch.folder);
                 single.items.push(Item {
                     name: name.to_vec(),
-                    node: Arc::clone(&node),
+                    node,
                     extent,
                     left: Some(Arc::clone(&left)),
                 });
@@ -450,7 +451,7 @@ impl Walk<'_> {
             }
             batch.items.push(Item {
                 name: name.to_vec(),
-                node: Arc::new(node),
+                node,
                 extent,
                 left: None,
             });

@@ -267,7 +267,11 @@ impl Load {
     }
 
     fn batch_files(&self) -> usize {
-        let each = self.file_nanoseconds.load(Ordering::Relaxed).max(1);
+        let each = match self.file_nanoseconds.load(Ordering::Relaxed) {
+            // The first batches find out how fast the origin is.
+            0 => BATCH_TIME.as_nanos() as u64 / 4,
+            known => known,
+        };
         ((BATCH_TIME.as_nanos() as u64 / each) as usize).clamp(1, BATCH_FILES)
     }
 

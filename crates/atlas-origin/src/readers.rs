@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atlas_core::{Identity, Result};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -30,6 +30,9 @@ pub enum Class {
 
 const CLASSES: usize = 4;
 
+/// For so long after the last foreground job readers count as active.
+const FOREGROUND_ACTIVE: Duration = Duration::from_millis(200);
+
 impl Class {
     const ORDER: [Self; CLASSES] = [Self::Foreground, Self::Prefetch, Self::Load, Self::Scan];
 }
@@ -38,7 +41,7 @@ impl Class {
 pub struct ReaderSettings {
     /// The most threads at a time, at least 2. Foreground jobs may use all of them; the other
     /// classes together leave a quarter, at least one, free, so that a foreground job starts at
-    /// once while they are busy.
+    /// once while they are busy, and seven eighths while foreground jobs keep coming.
     pub threads: usize,
 }
 
@@ -77,6 +80,10 @@ struct State {
     calls: usize,
     /// Jobs under way that are not foreground.
     background: usize,
+    /// When the last foreground job was submitted.
+    last_foreground: Option<Instant>,
+    /// Whether an idle thread waits for the moment when background jobs may use more threads.
+    watching: bool,
     closed: bool,
 }
 
@@ -110,8 +117,11 @@ impl Readers {
             return;
         }
         state.queues[class as usize].push_back(Box::new(job));
+        if class == Class::Foreground {
+            state.last_foreground = Some(Instant::now());
+        }
         // Where it may not start yet, the end of a job makes its thread look at the queues.
-        if shared.may_start(&state, class) {
+        if shared.may_start(&state, class) || shared.needs_watch(&state) {
             shared.call_thread(state);
         }
     }
@@ -150,13 +160,23 @@ impl fmt::Debug for Readers {
 }
 
 impl Shared {
-    /// Threads that the classes after foreground may use at a time.
-    fn background_threads(&self) -> usize {
+    /// Threads that the classes after foreground may use at a time: fewer while readers wait, since
+    /// an origin with a limit makes a reader's request queue behind all that were sent before it.
+    fn background_threads(&self, state: &State) -> usize {
+        let active = |last: Instant| last.elapsed() < FOREGROUND_ACTIVE;
+        if state.last_foreground.is_some_and(active) {
+            (self.threads / 8).max(1)
+        } else {
+            self.most_background_threads()
+        }
+    }
+
+    fn most_background_threads(&self) -> usize {
         self.threads - (self.threads / 4).max(1)
     }
 
     fn may_start(&self, state: &State, class: Class) -> bool {
-        class == Class::Foreground || state.background < self.background_threads()
+        class == Class::Foreground || state.background < self.background_threads(state)
     }
 
     /// Makes one more thread look for work, if there may be one more.
@@ -195,13 +215,12 @@ impl Shared {
             if let Some(class) = self.next_class(&state)
                 && let Some(job) = state.queues[class as usize].pop_front()
             {
-                if class == Class::Foreground {
-                    // This thread may come from a background job and not go back to one.
-                    if self.next_class(&state).is_some() {
-                        self.call_thread(state);
-                    }
-                } else {
+                if class != Class::Foreground {
                     state.background += 1;
+                }
+                // Whatever kept other jobs from starting may have passed, and nobody else looks.
+                if self.next_class(&state).is_some() || self.needs_watch(&state) {
+                    self.call_thread(state);
                 }
                 return Some((class, job));
             }
@@ -212,8 +231,17 @@ impl Shared {
                 return None;
             }
             state.idle += 1;
-            while state.calls == 0 && !state.closed && !waited_enough {
-                waited_enough = self.woken.wait_for(&mut state, IDLE).timed_out();
+            let mut look_again = false;
+            while state.calls == 0 && !state.closed && !waited_enough && !look_again {
+                let watches = self.needs_watch(&state);
+                state.watching |= watches;
+                let patience = if watches { FOREGROUND_ACTIVE } else { IDLE };
+                let timed_out = self.woken.wait_for(&mut state, patience).timed_out();
+                if watches {
+                    state.watching = false;
+                }
+                look_again = timed_out && watches;
+                waited_enough = timed_out && !watches;
             }
             state.idle -= 1;
             if state.calls > 0 {
@@ -229,6 +257,17 @@ impl Shared {
         Class::ORDER
             .into_iter()
             .find(|&class| !state.queues[class as usize].is_empty() && self.may_start(state, class))
+    }
+
+    /// Whether jobs wait only because they step back for readers, and nobody looks for the moment
+    /// when no more readers come: one idle thread has to.
+    fn needs_watch(&self, state: &State) -> bool {
+        !state.watching
+            && state.background < self.most_background_threads()
+            && Class::ORDER
+                .into_iter()
+                .any(|class| !state.queues[class as usize].is_empty())
+            && self.next_class(state).is_none()
     }
 
     /// Other threads take the queued jobs in time; without any, nobody would, so they are dropped.

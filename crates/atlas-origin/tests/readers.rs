@@ -129,6 +129,21 @@ fn background_threads_are_all_used_after_foreground_work() {
 }
 
 #[test]
+fn background_jobs_step_back_while_readers_come() {
+    let (readers, gate) = pool(16);
+    readers.submit(Class::Foreground, |_| {});
+    for _ in 0..100 {
+        readers.submit(Class::Load, hang);
+    }
+    // An eighth of the threads at first, three quarters once no reader has come for a while.
+    assert!(gate.wait_for(2, PATIENCE));
+    assert_eq!(readers.queued(Class::Load), 98);
+    assert!(gate.wait_for(12, PATIENCE));
+    assert_eq!(readers.queued(Class::Load), 88);
+    gate.open();
+}
+
+#[test]
 fn closing_drops_what_is_queued_and_waits_for_nothing() {
     struct Noted(Arc<AtomicUsize>);
     impl Drop for Noted {

@@ -43,7 +43,7 @@ pub struct Counters {
 ///
 /// Errors carry the errno of the origin. Everywhere: `NotFound` for what is not there, `Denied`
 /// where the identity may not, `Invalid` for a path that is not of the form above or leads
-/// through a link, `Stale` when another folder has taken the place of the root.
+/// through a link, `OriginGone` when the root is not where it was.
 pub trait Origin: Send + Sync + 'static {
     /// The names of one folder in the origin's order, without "." and "..".
     fn list(&self, folder: &[u8]) -> Result<Vec<Listed>>;

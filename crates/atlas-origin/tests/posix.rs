@@ -267,7 +267,12 @@ fn a_root_that_moves_away_comes_back() {
 
     fs::rename(&here, &away).unwrap();
     eventually("the root is missed", || read() == Err(libc::ENOENT));
-    assert_eq!(origin.list(b"").unwrap_err().errno, libc::ENOENT);
+    let error = origin.list(b"").unwrap_err();
+    // No entry may be taken for missing, or for changed, because the root is away.
+    assert_eq!(
+        (error.kind, error.errno),
+        (ErrorKind::OriginGone, libc::ENOENT)
+    );
 
     fs::create_dir(&here).unwrap();
     fs::write(here.join("file"), b"other").unwrap();
@@ -275,12 +280,31 @@ fn a_root_that_moves_away_comes_back() {
         read() == Err(libc::ESTALE)
     });
     let error = origin.stat(b"file").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::OriginGone);
     assert!(error.message.contains("origin root replaced"), "{error}");
 
     fs::remove_file(here.join("file")).unwrap();
     fs::remove_dir(&here).unwrap();
     fs::rename(&away, &here).unwrap();
     eventually("the root is found again", || read() == Ok(()));
+}
+
+#[test]
+fn nothing_is_missing_in_a_root_that_was_just_removed() {
+    let parent = TempDir::new().unwrap();
+    let here = parent.path().join("here");
+    for ask in [
+        (|origin: &PosixOrigin| origin.stat(b"file").map(|_| ())) as fn(&PosixOrigin) -> _,
+        |origin| origin.stat_many(b"", &[b"file"]).map(|_| ()),
+    ] {
+        fs::create_dir(&here).unwrap();
+        fs::write(here.join("file"), b"bytes").unwrap();
+        // The path is taken for good for a tenth of a second from here on.
+        let origin = open(&here);
+        assert_eq!(ask(&origin), Ok(()));
+        fs::remove_dir_all(&here).unwrap();
+        assert_eq!(ask(&origin).unwrap_err().kind, ErrorKind::OriginGone);
+    }
 }
 
 #[test]

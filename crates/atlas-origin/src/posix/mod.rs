@@ -223,16 +223,24 @@ impl Origin for PosixOrigin {
     fn stat_many(&self, folder: &[u8], names: &[&[u8]]) -> Result<Vec<Result<Entry>>> {
         check_path(folder)?;
         self.admit(names.len())?;
-        self.in_folder(folder, names.iter(), |folder, name| {
+        let answers = self.in_folder(folder, names.iter(), |folder, name| {
             check_name(name)?;
             self.stat_in(folder, name)
-        })
+        })?;
+        match answers.iter().any(is_absent) {
+            true => self.root.check_now().map(|()| answers),
+            false => Ok(answers),
+        }
     }
 
     fn stat(&self, path: &[u8]) -> Result<Entry> {
         check_path(path)?;
         self.admit(1)?;
-        self.in_folder_of(path, |folder, name| self.stat_in(folder, name))
+        let answer = self.in_folder_of(path, |folder, name| self.stat_in(folder, name));
+        if is_absent(&answer) {
+            self.root.check_now()?;
+        }
+        answer
     }
 
     fn read(&self, path: &[u8], tag: &VersionTag, offset: u64, buffer: &mut [u8]) -> Result<()> {
@@ -326,6 +334,11 @@ impl std::fmt::Display for Shown<'_> {
 
 fn may_come_from_a_moved_folder(error: &Error) -> bool {
     matches!(error.kind, ErrorKind::NotFound | ErrorKind::Stale)
+}
+
+/// Whether an entry seems not to exist, which is also what a root that was just removed shows.
+fn is_absent(answer: &Result<Entry>) -> bool {
+    matches!(answer, Err(error) if error.kind == ErrorKind::NotFound)
 }
 
 /// Attributes of `name` in `folder` (`b""`: of the folder itself) as the origin has them now.

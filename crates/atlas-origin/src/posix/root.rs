@@ -64,8 +64,8 @@ impl Root {
     }
 
     /// # Errors
-    /// When the registered path does not lead to the held folder: `NotFound` (ENOENT) if nothing
-    /// is there, `Stale` (ESTALE) if something else is, or why it cannot be looked at.
+    /// `OriginGone` when the registered path does not lead to the held folder: with ENOENT if
+    /// nothing is there, ESTALE if something else is, or why it cannot be looked at.
     pub(super) fn check(&self) -> Result<()> {
         let now = self.opened.elapsed().as_millis() as u64;
         let due = self.due.load(Ordering::Relaxed);
@@ -81,9 +81,20 @@ impl Root {
                 )
                 .is_ok();
         if mine {
-            let verdict = self.look().err().map_or(0, Errno::raw_os_error);
-            self.verdict.store(verdict, Ordering::Relaxed);
+            return self.check_now();
         }
+        self.verdict()
+    }
+
+    /// [`check`](Self::check) without trusting what was found a moment ago: for before an answer
+    /// that is kept for ever.
+    pub(super) fn check_now(&self) -> Result<()> {
+        let verdict = self.look().err().map_or(0, Errno::raw_os_error);
+        self.verdict.store(verdict, Ordering::Relaxed);
+        self.verdict()
+    }
+
+    fn verdict(&self) -> Result<()> {
         match self.verdict.load(Ordering::Relaxed) {
             0 => Ok(()),
             errno => Err(self.lost(errno)),
@@ -102,11 +113,14 @@ impl Root {
 
     fn lost(&self, errno: i32) -> Error {
         let path = printable(self.path.as_os_str().as_bytes());
-        if errno == libc::ESTALE {
-            let message = format!("origin root replaced: another folder is at {path}");
-            return Error::new(ErrorKind::Stale, errno, message);
-        }
-        Error::from_errno(errno, format_args!("origin root {path}"))
+        let message = if errno == libc::ESTALE {
+            format!("origin root replaced: another folder is at {path}")
+        } else {
+            Error::from_errno(errno, format_args!("origin root {path}")).message
+        };
+        // The kind of the errno alone would say something about an entry: that it does not exist,
+        // or that it changed.
+        Error::new(ErrorKind::OriginGone, errno, message)
     }
 
     /// Opens what lies at `path`, of any length, without following a link.

@@ -99,6 +99,9 @@ def _spawn_keeper(home: Home, writing: int) -> int:
             sys.executable,
             [
                 sys.executable,
+                # Without the working folder in the search path: it may be anybody's, and root is
+                # the one who starts the system's node.
+                "-P",
                 "-m",
                 "atlas.node.keeper",
                 str(home.keeper_lock),

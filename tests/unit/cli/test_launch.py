@@ -53,11 +53,29 @@ def test_readiness_is_waited_for(
     program(
         tmp_path,
         monkeypatch,
-        'echo "$2 $(cat | wc -c) $(ps -o sid= -p $$) $$"; echo \'{"ready": true}\' >&3',
+        "read -r _ _ _ _ _ session _ < /proc/$$/stat;"
+        ' echo "$3 $(cat | wc -c) $session $$"; echo \'{"ready": true}\' >&3',
     )
     assert start_node(own_home()) is True
     module, read, session, pid = own_home().node_log.read_text().split()
     assert (module, read, session) == ("atlas.node.keeper", "0", pid)
+
+
+def test_nothing_of_the_working_folder_is_imported(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be anybody's, and root starts the system's node in it."""
+    found = tmp_path / "found"
+    for name in ("array", "json", "socket", "atlas", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(found)!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    # In a home that is no folder the keeper ends at once.
+    own_home().keeper_lock.mkdir(parents=True)
+    with pytest.raises(AtlasError) as caught:
+        start_node(own_home())
+    assert caught.value.kind is errors.NOT_READY
+    assert "IsADirectoryError" in own_home().node_log.read_text()
+    assert not found.exists()
 
 
 @pytest.mark.parametrize(

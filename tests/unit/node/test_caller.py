@@ -1,8 +1,8 @@
 """Who calls, by the kernel's word."""
 
 import os
+import select
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def accepted(folder: Path, become: Callable[[], None]) -> tuple[socket.socket, i
     path.chmod(0o666)
     listener.listen()
     alive_reading, alive_writing = os.pipe()
+    why_reading, why_writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
@@ -35,9 +36,21 @@ def accepted(folder: Path, become: Callable[[], None]) -> tuple[socket.socket, i
             become()
             connection.connect("s")
             os.read(alive_reading, 1)
+        except OSError as error:
+            os.write(why_writing, str(error).encode())
         finally:
             os._exit(0)
     os.close(alive_reading)
+    os.close(why_writing)
+    with os.fdopen(why_reading) as why:
+        ready, _, _ = select.select([listener, why], [], [], 60)
+        if listener not in ready:
+            os.close(alive_writing)
+            listener.close()
+            if ready:
+                os.waitpid(child, 0)
+                pytest.skip(f"this machine does not let a child become another user: {why.read()}")
+            pytest.fail("the child has not connected")
     connection, _ = listener.accept()
     listener.close()
     return connection, alive_writing
@@ -78,8 +91,8 @@ def test_another_user_namespace_is_refused(tmp_path: Path) -> None:
         import ctypes
 
         identity(2001, [])()
-        if ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE) != 0:
-            sys.exit(1)
+        if ctypes.CDLL(None, use_errno=True).unshare(NEW_USER_NAMESPACE) != 0:
+            raise OSError(ctypes.get_errno(), "no user namespace can be made here")
 
     connection, alive = accepted(tmp_path, become)
     with connection, pytest.raises(AtlasError) as caught:

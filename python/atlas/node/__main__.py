@@ -20,6 +20,7 @@ from atlas.api.environment import Home, own_home, prepare
 from atlas.api.errors import AtlasError
 from atlas.api.transport import SocketAddress
 from atlas.node.descriptors import KeeperLink
+from atlas.node.keeper import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from atlas.node.application import Application
@@ -91,8 +92,10 @@ async def _serve(application: "Application", home: Home, keeper: KeeperLink) -> 
         server.should_exit = True
 
     server = HttpServer(Api(application, begin_stop, os.getpid()).starlette())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, begin_stop)
+    # The keeper has them blocked until here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     await restored
     logger.info("ready")
     keeper.ready()

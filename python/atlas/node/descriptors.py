@@ -13,8 +13,9 @@ from atlas.api.errors import AtlasError
 from atlas.api.models import KeeperStatus
 from atlas.node.keeper import LARGEST_MESSAGE_BYTES
 
-_ANSWER_SECONDS: Final = 5.0
-"""The keeper does nothing that lasts; one that is silent for longer is stopped or gone."""
+_ANSWER_SECONDS: Final = 20.0
+"""The keeper does nothing that lasts; one that is silent for longer is stopped or gone, even on a
+machine that has no processor to spare. Without it new mounts do not outlive this node."""
 
 logger = logging.getLogger("atlas.node.descriptors")
 

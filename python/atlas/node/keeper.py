@@ -30,6 +30,9 @@ from typing import Any, Final
 TICK_SECONDS: Final = 0.5
 SILENT_TICKS: Final = 10
 """Unanswered ticks after which a node is replaced: 5 s of the keeper's own running time."""
+STARVED_TICKS: Final = 60
+"""The same for a node that computes or loads pages all the while: on a machine without processor or
+memory to spare it is late, not stuck."""
 START_TICKS: Final = 120
 """Ticks that a node has from its start to its first word."""
 STOP_TICKS: Final = 120
@@ -38,8 +41,10 @@ RESTART_DELAYS_SECONDS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 SHORT_LIFE_SECONDS: Final = 3.0
 """A node that failed younger than this makes the next one wait longer."""
 HOPELESS_DEATHS: Final = 30
-"""Deaths in a row without one ready node, after which waiting readers get errors."""
+"""Deaths in a row, of nodes that were never ready or were so for a moment, after which waiting
+readers get errors: what they wait for may be what kills each node."""
 NODE_DESCRIPTOR: Final = 3
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 LARGEST_MESSAGE_BYTES: Final = 128 << 10
 
 
@@ -64,6 +69,9 @@ class Keeper:
         self.spoke = False
         self.ping_pending = False
         self.silent_ticks = 0
+        self.progress: tuple[str, ...] = ()
+        self.killed = False
+        """Sent SIGKILL by this keeper."""
         self.stop_ticks = 0
         self.stopping = False
         self.was_ready = False
@@ -111,14 +119,18 @@ class Keeper:
             actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), NODE_DESCRIPTOR)]
             self.process = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-m", "atlas.node", str(NODE_DESCRIPTOR)],
+                # -P: nothing is imported from the working folder.
+                [sys.executable, "-P", "-m", "atlas.node", str(NODE_DESCRIPTOR)],
                 os.environ,
                 file_actions=actions,
+                # Until the node can handle them: one that is stopped while it starts must take
+                # its mounts away all the same.
+                setsigmask=STOP_SIGNALS,
             )
         self.process_descriptor = os.pidfd_open(self.process)
         self.link = ours
         self.started_at = time.monotonic()
-        self.spoke = self.ping_pending = self.is_ready = False
+        self.spoke = self.ping_pending = self.is_ready = self.killed = False
         self.silent_ticks = 0
         self.restarts += 1
 
@@ -139,11 +151,18 @@ class Keeper:
             link.close()
             self.link = None
             return
-        message: dict[str, Any] = json.loads(data)
         self.spoke = True
-        self.handle(link, message, descriptor)
+        taken = False
+        try:
+            taken = self.handle(link, json.loads(data), descriptor)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # Whatever a node says, the descriptors of its mounts must not end with it.
+            log("ERROR", f"a message that is not understood: {error!r}")
+        if descriptor >= 0 and not taken:
+            os.close(descriptor)
 
-    def handle(self, link: socket.socket, message: dict[str, Any], descriptor: int) -> None:
+    def handle(self, link: socket.socket, message: dict[str, Any], descriptor: int) -> bool:
+        """Gives whether the descriptor is the keeper's now."""
         operation, key = message["op"], str(message.get("key"))
         if operation == "pong":
             self.ping_pending = False
@@ -152,6 +171,7 @@ class Keeper:
             self.drop(key)
             self.descriptors[key] = descriptor
             self.answer(link, {"op": "done"})
+            return True
         elif operation == "get":
             if key in self.descriptors:
                 self.answer(link, {"op": "done"}, self.descriptors[key])
@@ -174,6 +194,7 @@ class Keeper:
             self.stopping = True
         else:
             log("ERROR", f"a message that is not known: {operation!r}")
+        return False
 
     def answer(self, link: socket.socket, message: dict[str, Any], descriptor: int = -1) -> None:
         """Sends without waiting: a node that does not read must not stop its watchdog."""
@@ -216,9 +237,10 @@ class Keeper:
         """Counts what the node has not answered, and asks again."""
         if self.stopping:
             self.stop_ticks += 1
-            if self.stop_ticks == STOP_TICKS:
+            if self.stop_ticks >= STOP_TICKS and not self.killed:
                 log("ERROR", "the node does not stop: killing it")
                 self.kill(signal.SIGKILL)
+                self.killed = True
         if not self.spoke or self.link is None:
             limit = START_TICKS
             self.silent_ticks += 1
@@ -229,9 +251,13 @@ class Keeper:
             else:
                 self.ping_pending = True
                 self.answer(self.link, {"op": "ping"})
-        if self.silent_ticks == limit:
+        before, self.progress = self.progress, progress_of(self.process)
+        if limit == SILENT_TICKS and self.progress != before:
+            limit = STARVED_TICKS
+        if self.silent_ticks >= limit and not self.killed:
             log("WARNING", f"the node (pid {self.process}) does not answer: replacing it")
             self.kill(signal.SIGKILL)
+            self.killed = True
 
     def replace_node(self) -> bool:
         """After a death: the next node, or False when the keeper has nothing left to do."""
@@ -243,7 +269,7 @@ class Keeper:
             self.receive(link)
         code = os.waitstatus_to_exitcode(status)
         ended = f"signal {-code}" if code < 0 else f"status {code}"
-        if self.stopping:
+        if self.stopping and (code >= 0 or self.killed):
             log("INFO", f"the node has stopped ({ended})")
             return False
         if not self.was_ready and code >= 0:
@@ -260,7 +286,7 @@ class Keeper:
         failed = not self.is_ready or code != -signal.SIGKILL
         lived = time.monotonic() - self.started_at
         self.short_lives = self.short_lives + 1 if failed and lived < SHORT_LIFE_SECONDS else 0
-        if self.deaths_without_ready == HOPELESS_DEATHS:
+        if HOPELESS_DEATHS in (self.deaths_without_ready, self.short_lives):
             log("ERROR", "no node starts any more: readers that wait for one get errors")
             for key in list(self.descriptors):
                 self.drop(key)
@@ -268,12 +294,27 @@ class Keeper:
         log("WARNING", f"the node ended ({ended}); starting the next one in {delay:g} s")
         time.sleep(delay)
         self.start_node()
+        if self.stopping:
+            # The last one died before it had taken its mounts away.
+            self.kill(signal.SIGTERM)
         return True
 
     def close_ready(self) -> None:
         if self.ready_descriptor is not None:
             os.close(self.ready_descriptor)
             self.ready_descriptor = None
+
+
+def progress_of(process: int) -> tuple[str, ...]:
+    """What grows while a process runs: page faults that had to wait for a disk, and time on a
+    processor. The same twice: it stood still."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            # After the name, which may hold anything, come the fields from the third on (proc(5)).
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ()
+    return fields[9], fields[11], fields[12]
 
 
 def lock(path: str) -> int | None:
@@ -292,6 +333,9 @@ def lock(path: str) -> int | None:
 def main(arguments: list[str]) -> int:
     lock_path, ready_descriptor = arguments[0], int(arguments[1])
     os.set_inheritable(ready_descriptor, False)
+    # What the caller had open besides (locks, pipes that somebody reads to their end) is not to be
+    # held for as long as the node lives.
+    os.closerange(ready_descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     # The parent waits for this first process; the keeper proper is init's child, nobody's zombie.
     if os.fork() != 0:
         return 0

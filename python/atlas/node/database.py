@@ -105,7 +105,8 @@ class MountRow:
 
 
 class Database:
-    """All methods may be called from any thread; each is one transaction."""
+    """All methods may be called from any thread; each is one transaction. Those that write raise
+    AtlasError (NoSpace, IoError) where the disk does not take it."""
 
     def __init__(self, path: Path) -> None:
         """Raises AtlasError (Corrupt, VersionMismatch) where the file cannot be used."""
@@ -302,13 +303,24 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                # Here a full disk shows.
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                # What SQLite has not taken back by itself would be in the way of all that follow.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+                    raise AtlasError(
+                        errors.NO_SPACE if full else errors.INPUT_OUTPUT,
+                        "the node's state cannot be written",
+                        str(error),
+                        hint="atlasctl doctor",
+                    ) from error
                 raise
-            self._connection.execute("COMMIT")
 
     def _run(self, statement: str, *values: Any) -> None:
         with self._transaction() as connection:

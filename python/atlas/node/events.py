@@ -5,6 +5,7 @@ import threading
 import time
 from typing import Final, Literal
 
+from atlas.api.errors import AtlasError
 from atlas.api.units import printable
 from atlas.node.database import Database
 from atlas.node.native import Engine
@@ -31,7 +32,7 @@ class Events:
         """An event of the data set with the id `dataset`, now."""
         text = printable(message)[:_LONGEST_MESSAGE]
         logger.info("data set %s: %s: %s", dataset, reason, text)
-        self._database.add_events([(dataset, time.time(), kind, reason, text)])
+        self._keep([(dataset, time.time(), kind, reason, text)])
 
     def drain(self) -> None:
         """Keeps what the engine has to tell since the last call."""
@@ -39,7 +40,7 @@ class Events:
             events = self._engine.events()
             self._lost.update(event["dataset"] for event in events if event["reason"] == CACHE_LOST)
             if events:
-                self._database.add_events(
+                self._keep(
                     [
                         (
                             event["dataset"],
@@ -51,6 +52,13 @@ class Events:
                         for event in events
                     ]
                 )
+
+    def _keep(self, events: list[tuple[str, float, str, str, str]]) -> None:
+        try:
+            self._database.add_events(events)
+        except AtlasError as error:
+            # What was done is done; a disk that has no room to tell of it must not undo it.
+            logger.error("%d events are lost: %s", len(events), error)
 
     def has_lost_cache(self, dataset: str) -> bool:
         """Whether the engine has begun a data set anew since the last question."""

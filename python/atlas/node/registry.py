@@ -10,7 +10,7 @@ from typing import Final, Literal
 from atlas.api import errors
 from atlas.api.errors import AtlasError
 from atlas.api.models import Condition
-from atlas.api.units import format_time
+from atlas.api.units import format_time, printable
 
 LOCK_SECONDS: Final = 30.0
 """How long a call waits for another one on the same data set before it says so."""
@@ -31,42 +31,55 @@ class Entry:
     conditions: dict[str, Condition] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Lock:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+
+
 class Registry:
     """Entries by id, locks by name."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._locks: dict[str, threading.Lock] = {}
+        self._locks: dict[str, _Lock] = {}
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
         """Only one call works on the data set `name`. Raises AtlasError (Temporary) after
         LOCK_SECONDS: whatever holds it may be stuck in a hung file system."""
-        with self._guard:
-            lock = self._locks.setdefault(name, threading.Lock())
-        if not lock.acquire(timeout=LOCK_SECONDS):
-            raise AtlasError(
-                errors.TEMPORARY,
-                f"another operation on data set {name} is still running",
-                hint="the same command again",
-            )
-        try:
+        with self._locked(name, LOCK_SECONDS) as held:
+            if not held:
+                raise AtlasError(
+                    errors.TEMPORARY,
+                    f"another operation on data set {printable(name)} is still running",
+                    hint="the same command again",
+                )
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def try_hold(self, name: str) -> Iterator[bool]:
         """As `hold`, without waiting; gives whether the lock was free."""
+        with self._locked(name, 0) as held:
+            yield held
+
+    @contextmanager
+    def _locked(self, name: str, seconds: float) -> Iterator[bool]:
+        # Kept only as long as somebody is at it: names come from users, and may be any.
         with self._guard:
-            lock = self._locks.setdefault(name, threading.Lock())
-        held = lock.acquire(blocking=False)
+            named = self._locks.setdefault(name, _Lock())
+            named.users += 1
+        held = named.lock.acquire(timeout=seconds)
         try:
             yield held
         finally:
             if held:
-                lock.release()
+                named.lock.release()
+            with self._guard:
+                named.users -= 1
+                if named.users == 0:
+                    del self._locks[name]
 
     def entry(self, identifier: str) -> Entry:
         with self._guard:

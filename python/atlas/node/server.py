@@ -5,6 +5,7 @@ Services block, so each request runs in a thread of its own; the event loop only
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 from anyio import CapacityLimiter, to_thread
@@ -27,6 +28,9 @@ _LARGEST_BODY_BYTES: Final = 1 << 20
 _THREADS: Final = 64
 _WAITING_THREADS: Final = 128
 """Of their own: clients that wait for loads must not keep others from being answered."""
+_USERS: Final = 4
+"""So many users other than root it takes to hold all threads: one whose folders hang must not keep
+others from being answered. Further calls of the same user wait."""
 
 Answer = tuple[int, Any]
 Handler = Callable[["Call"], Answer]
@@ -80,6 +84,7 @@ class Api:
         self._pid = pid
         self._limiter = CapacityLimiter(_THREADS)
         self._waiting = CapacityLimiter(_WAITING_THREADS)
+        self._turns: dict[tuple[int, CapacityLimiter], CapacityLimiter] = {}
 
     def starlette(self) -> Starlette:
         """The ASGI application."""
@@ -198,7 +203,8 @@ class Api:
                     f" {printable(api or 'not given')}",
                 )
             call = Call(request, caller, await _body(request))
-            status, answer = await to_thread.run_sync(handler, call, limiter=limiter)
+            async with self._turn(caller, limiter):
+                status, answer = await to_thread.run_sync(handler, call, limiter=limiter)
             return _response(status, models.to_json(answer))
         except AtlasError as error:
             return _response(error.kind.http_status, models.to_json(error.body()))
@@ -208,6 +214,14 @@ class Api:
                 errors.INTERNAL, "the node failed at this", printable(repr(error))[:500]
             )
             return _response(500, models.to_json(defect.body()))
+
+    def _turn(self, caller: Caller, limiter: CapacityLimiter) -> AbstractAsyncContextManager[None]:
+        """What a call of this caller waits for before it takes a thread."""
+        if caller.is_root:
+            return nullcontext()
+        return self._turns.setdefault(
+            (caller.uid, limiter), CapacityLimiter(limiter.total_tokens // _USERS)
+        )
 
 
 async def _body(request: Request) -> bytes:

@@ -3,18 +3,25 @@
 import asyncio
 import http.client
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from atlas.api import errors, models
 from atlas.api.client import NodeAbsentError, NodeClient
 from atlas.api.errors import AtlasError
 from atlas.api.transport import connect
-from atlas.node.http import HttpServer
+from atlas.node import server as server_module
+from atlas.node.caller import Caller
+from atlas.node.http import CONNECTIONS_OF_A_USER, HttpServer
 from atlas.node.server import Api
 from unit.node.world import World, wanted
 
@@ -114,3 +121,64 @@ def raw(
     assert response.headers["Atlas-Version"]
     connection.close()
     return answer, response.status
+
+
+def test_a_user_whose_folders_hang_leaves_threads_for_others() -> None:
+    """Many calls that hang are those of one user: another one's is answered."""
+    hanging = threading.Event()
+
+    def handler(call: server_module.Call) -> server_module.Answer:
+        if call.caller.uid == 2001:
+            assert hanging.wait(60)
+        return 200, models.MountList()
+
+    async def call(api: Api, uid: int) -> Response:
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b""}
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": [(b"atlas-api", b"1")],
+            "state": {"caller": Caller(1, uid, uid, ())},
+        }
+        return await api._answer(Request(scope, receive), handler, api._limiter)
+
+    async def scenario() -> None:
+        api = Api(None, lambda: None, 1)  # type: ignore[arg-type]
+        calls = [asyncio.ensure_future(call(api, 2001)) for _ in range(200)]
+        try:
+            for uid in (2002, 0):
+                answer = await asyncio.wait_for(call(api, uid), 30)
+                assert answer.status_code == 200
+        finally:
+            hanging.set()
+        assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes another user")
+def test_a_user_cannot_take_all_connections(client: NodeClient, tmp_path: Path) -> None:
+    client.home.socket.chmod(0o666)
+    folder = os.open(client.home.run, os.O_PATH)
+    script = (
+        "import os, select, socket\n"
+        f"os.fchdir({folder})\n"
+        "os.setgroups([]); os.setresgid(2001, 2001, 2001); os.setresuid(2001, 2001, 2001)\n"
+        "made = [socket.socket(socket.AF_UNIX) for _ in range(300)]\n"
+        "for one in made: one.connect('node.sock')\n"
+        "refused = set()\n"
+        # Those that are refused come to their end; the others never do.
+        "while len(refused) < %d:\n"
+        "    refused |= {*select.select(made, [], [], 60)[0]} or exit('too few')\n"
+        "print(len(refused) + len({*select.select(made, [], [], 0.2)[0]} - refused))\n"
+        % (300 - CONNECTIONS_OF_A_USER)
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], pass_fds=[folder], capture_output=True, text=True
+    )
+    os.close(folder)
+    assert int(result.stdout) == 300 - CONNECTIONS_OF_A_USER, result.stderr
+    assert client.version().pid == 1

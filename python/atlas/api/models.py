@@ -19,11 +19,14 @@ API_VERSION: Final = "atlas.io/v1alpha1"
 HTTP_API: Final = "1"
 """Value of the Atlas-Api header: client and node must agree on it."""
 
+LARGEST: Final = (1 << 63) - 1
+"""Of all numbers of bytes, here and in the engine."""
+
 Medium = Literal["MEM", "SSD", "HDD"]
 DatasetPhase = Literal["Pending", "Bound", "Failed", "Releasing"]
 LoadPhase = Literal["Pending", "Running", "Complete", "Partial", "Failed", "Stopped"]
 ScanState = Literal["Running", "Complete", "Partial", "Failed"]
-Bytes = Annotated[int, Meta(ge=0)]
+Bytes = Annotated[int, Meta(ge=0, le=LARGEST)]
 Model = TypeVar("Model")
 
 
@@ -46,7 +49,7 @@ class TierSpec(Struct, kw_only=True, rename="camel", forbid_unknown_fields=True)
     """A place for cached bytes: `quota` in bytes; without `paths` the node's own folder."""
 
     medium: Medium
-    quota: Annotated[int, Meta(gt=0)]
+    quota: Annotated[int, Meta(gt=0, le=LARGEST)]
     paths: list[str] = []
 
 

@@ -143,7 +143,7 @@ class Workplace:
             return
         for item in self.atlasctl_object("cache", "list")["items"]:
             self.atlasctl("cache", "delete", item["metadata"]["name"], "--force", "-y")
-        self.atlasctl("node", "stop")
+        self.atlasctl("node", "stop", "--force")
 
     def _own_processes(self) -> list[int]:
         """Keeper and node of this workplace, known by the home in their environment."""

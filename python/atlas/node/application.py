@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import threading
 import time
 from typing import Final
@@ -130,7 +131,8 @@ class Application:
         )
 
     def stop(self, caller: Caller, force: bool) -> None:
-        """Takes all mounts away and stops serving; data sets, bytes and loads are kept.
+        """Takes all mounts away and stops serving; data sets, bytes and loads are kept. Without a
+        data set nothing stays in memory.
 
         Raises AtlasError: Denied for anybody but root and the node's own user, InUse where a
         mount is in use and `force` is not given; all goes on then.
@@ -142,6 +144,14 @@ class Application:
                 holders = self.datasets.holders(caller, row)
                 if holders:
                     raise in_use(row.name, holders, "atlasctl node stop --force")
+                if row.phase == "releasing" and not self._lifecycle.has_ended(row):
+                    raise AtlasError(
+                        errors.IN_USE,
+                        f"data set {row.name} is deleted, but still in use",
+                        "programs have files of it open",
+                        hint="atlasctl node stop --force",
+                        unchanged="the node goes on",
+                    )
         self.shut_down()
 
     def shut_down(self) -> None:
@@ -159,4 +169,8 @@ class Application:
             except Exception:
                 # The others must be unmounted all the same.
                 logger.exception("data set %s cannot be stopped", row.name)
+        left = self.database.datasets()
         self.database.close()
+        if not left:
+            # The empty MEM tier and the folder of live bitmaps: the next node makes them anew.
+            shutil.rmtree(self._home.shared_memory, ignore_errors=True)

@@ -118,7 +118,7 @@ class Lifecycle:
         """
         self._mounting.detach_all(row.id)
         deadline = time.monotonic() + RELEASE_SECONDS
-        while not self._ended(row):
+        while not self.has_ended(row):
             if time.monotonic() > deadline:
                 self._database.begin_release(row.id)
                 return False
@@ -139,7 +139,7 @@ class Lifecycle:
 
     def release(self, row: DatasetRow) -> bool:
         """Frees a `releasing` data set if its last user has gone."""
-        if self._mounting.entries(row.id) or not self._ended(row):
+        if self._mounting.entries(row.id) or not self.has_ended(row):
             return False
         # Half freed it cannot be opened again: the next node must know that it need not be.
         self._database.set_phase(row.id, "freeing")
@@ -181,7 +181,7 @@ class Lifecycle:
             return  # it was only just being mounted when the caller looked
         if entries:
             self._attach_own_copy(row, entries[0])
-        elif self._ended(row):
+        elif self.has_ended(row):
             self._close(row)
             self._keeper.drop(key_of(row.id))
             self._open(row)
@@ -336,7 +336,8 @@ class Lifecycle:
         (self._home.live / f"{row.id}.live").unlink(missing_ok=True)
         shutil.rmtree(self._home.datasets / row.id, ignore_errors=True)
 
-    def _ended(self, row: DatasetRow) -> bool:
+    def has_ended(self, row: DatasetRow) -> bool:
+        """Whether the kernel has let go of the file system: nobody uses it any more."""
         try:
             return self._engine.ended(row.id)
         except Exception as error:

@@ -35,6 +35,8 @@ WATCH_SECONDS: Final = 0.1
 """Between two looks at the running loads: what a watching user sees as live."""
 RATE_SECONDS: Final = 5.0
 """The rate shown is that of this last stretch."""
+LONGEST_LOOK_SECONDS: Final = 5.0
+"""How long a stop waits for the watching thread."""
 LONGEST_WAIT_SECONDS: Final = 30.0
 
 
@@ -79,7 +81,8 @@ class Loads:
         with self._changed:
             self._ending = True
             self._changed.notify_all()
-        self._watcher.join()
+        if self._watcher.is_alive():
+            self._watcher.join(LONGEST_LOOK_SECONDS)
 
     def visible(self, caller: Caller, name: str) -> list[DataLoad]:
         """Of one data set, oldest first."""

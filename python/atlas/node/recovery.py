@@ -25,6 +25,8 @@ logger = logging.getLogger("atlas.node.recovery")
 
 UNFINISHED: Final = ("creating", "deleting", "freeing")
 THREADS: Final = 8
+END_SECONDS: Final = 5.0
+"""How long a stop waits for the housekeeping."""
 ROUND_SECONDS: Final = 0.5
 """Between two rounds of housekeeping: events become visible, released bytes are freed."""
 HEAL_ROUNDS: Final = 4
@@ -78,7 +80,7 @@ class Recovery:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._origin_pool.shutdown(wait=False, cancel_futures=True)
         if self._housekeeper.is_alive():
-            self._housekeeper.join()
+            self._housekeeper.join(END_SECONDS)
 
     def _drop_strays(self, known: set[str]) -> None:
         """Descriptors and mounts that belong to no data set: of a creation or a deletion that

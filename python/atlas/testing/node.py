@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from atlas.api.environment import own_home
+
 COMMAND_SECONDS = 120
 
 
@@ -174,7 +176,7 @@ class LocalNode:
         return [point for point in points if point.startswith(f"{self.home}/")]
 
     def end(self) -> None:
-        """Delete every data set, stop the node and remove the home."""
+        """Delete every data set, stop the node and remove the home, with what it has in memory."""
         listed = self.run("cache", "list", "-o", "json")
         if listed.returncode == 0:
             for item in json.loads(listed.stdout)["items"]:
@@ -183,4 +185,5 @@ class LocalNode:
         self.run("node", "stop", "--force")
         for point in reversed(self.mounts()):
             subprocess.run(["umount", "-l", point], check=False)
+        shutil.rmtree(own_home(self._environment).shared_memory, ignore_errors=True)
         shutil.rmtree(self.home, ignore_errors=True)

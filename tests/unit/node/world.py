@@ -48,7 +48,6 @@ class World:
             settings=folder / "node.toml",
             shared_memory=folder / "shm",
         )
-        prepare(self.home)
         self.source = folder / "source"
         self.source.mkdir()
         self.mounted: list[dict[str, Any]] = []
@@ -84,6 +83,7 @@ class World:
     def node(self, settings: Settings | None = None) -> Application:
         """A new node process on this machine."""
         self.dead, self.kill_at, self.steps = False, 0, 0
+        prepare(self.home)
         engine = Engine(self)
         return Application(
             self.home,
@@ -96,7 +96,12 @@ class World:
     def left_behind(self) -> list[str]:
         """Everything that no data set should leave."""
         folders = [self.home.datasets, self.home.live, self.home.mounts]
-        files = [f"{folder.name}/{name}" for folder in folders for name in os.listdir(folder)]
+        files = [
+            f"{folder.name}/{name}"
+            for folder in folders
+            if folder.exists()
+            for name in os.listdir(folder)
+        ]
         for tier in (self.home.memory_tier, self.home.tiers / "ssd"):
             if tier.exists():
                 files += [f"{tier}/{name}" for name in os.listdir(tier) if name != "marker"]

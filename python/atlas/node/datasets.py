@@ -282,8 +282,13 @@ class Datasets:
 
     def _add_mount(self, caller: Caller, row: DatasetRow, path: str) -> None:
         given = check_path(path, "the mount folder")
-        if any(given in (mount.path, mount.given) for mount in self._database.mounts(row.id)):
-            return
+        attached = {entry.path for entry in self._mounting.entries(row.id)}
+        for mount in self._database.mounts(row.id):
+            if given in (mount.path, mount.given):
+                if mount.path in attached:
+                    return
+                # Somebody has taken it away by other means.
+                self._database.remove_mount(mount.path)
         source = os.path.realpath(row.spec.mounts[0].source)
         target = self._mounting.open_target(caller.identity, given, source)
         try:

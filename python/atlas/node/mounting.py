@@ -153,8 +153,16 @@ class Mounting:
         with failing(f"the mount folder {shown} cannot be opened"):
             descriptor = self._system.open_folder_as(identity, path)
         try:
-            real = os.readlink(f"/proc/self/fd/{descriptor}")
+            # Links may lead to a name that the given one does not show.
+            real = check_path(os.readlink(f"/proc/self/fd/{descriptor}"), "the mount folder")
             self._check_target(identity, descriptor, real, shown, source)
+        except OSError as error:
+            os.close(descriptor)
+            raise AtlasError(
+                errors.ACCESS_DENIED,
+                f"the mount folder {shown} cannot be looked at by the node",
+                error.strerror,
+            ) from error
         except BaseException:
             os.close(descriptor)
             raise

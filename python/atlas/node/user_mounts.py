@@ -50,9 +50,12 @@ class UserMounts:
 
     def add(self, caller: Caller, wanted: MountSpec, dry_run: bool) -> tuple[Mount, bool]:
         """(the mount, whether it is new). Where it is already: unchanged."""
+        given = check_path(wanted.path, "the mount folder")
+        row = self._datasets.find(caller, wanted.dataset)
+        # Before the lock: it hangs as long as the source does, which others need not wait for.
+        source = os.path.realpath(row.spec.mounts[0].source)
         with self._registry.hold(wanted.dataset):
             row = self._datasets.find(caller, wanted.dataset)
-            given = check_path(wanted.path, "the mount folder")
             for mount in self._views.mounts(row):
                 if given == mount.spec.path and mount.status.attached:
                     return mount, False
@@ -63,7 +66,6 @@ class UserMounts:
                     hint=f"atlasctl cache describe {row.name}",
                 )
             self._forget_unattached(row, given)
-            source = os.path.realpath(row.spec.mounts[0].source)
             target = self._mounting.open_target(caller.identity, given, source)
             try:
                 new = mount_row(row, target, caller)
@@ -80,8 +82,16 @@ class UserMounts:
         """Takes away the mount at `path`, or all users' mounts of `dataset`; gives those."""
         if (path is None) == (dataset is None):
             raise AtlasError(errors.INVALID, "name either a mount folder or a data set")
-        row, mounts = self._chosen(caller, path, dataset)
+        row, _ = self._chosen(caller, path, dataset)
         with self._registry.hold(row.name):
+            # Again: while this one waited, the folder may have become another data set's.
+            found, mounts = self._chosen(caller, path, dataset)
+            if found.id != row.id:
+                raise AtlasError(
+                    errors.TEMPORARY,
+                    f"data set {row.name} has changed meanwhile",
+                    hint="the same command again",
+                )
             attached = {entry.path: entry for entry in self._mounting.entries(row.id)}
             chosen = [(mount, attached.get(mount.path)) for mount in mounts]
             if not force and not dry_run:

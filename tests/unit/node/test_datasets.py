@@ -8,7 +8,7 @@ import pytest
 
 from atlas.api import errors
 from atlas.api.errors import AtlasError, ErrorCode
-from atlas.api.models import TierSpec
+from atlas.api.models import MountSpec, TierSpec
 from atlas.node.application import Application
 from atlas.node.caller import Caller
 from unit.node.world import OTHER, ROOT, USER, World, wanted
@@ -241,3 +241,85 @@ def test_one_failed_data_set_does_not_hurt_the_others(world: World, tmp_path: Pa
     node.datasets.delete(ROOT, "bad", force=True, dry_run=False)
     assert [dataset.metadata.name for dataset in node.datasets.visible(ROOT)] == ["good"]
     node.shut_down()
+
+
+def test_a_mount_that_somebody_took_away_is_added_by_the_same_again(
+    node: Application, world: World
+) -> None:
+    folder = world.folder / "target"
+    folder.mkdir()
+    make(node, world, mount=str(folder))
+    world.mounted[:] = [entry for entry in world.mounted if entry["path"] != str(folder)]
+    assert not make(node, world, mount=str(folder))
+    assert str(folder) in {entry["path"] for entry in world.mounted}
+
+
+def test_mount_folders_that_cannot_be_looked_at(
+    node: Application, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = world.folder / os.fsdecode(b"\xff")
+    hidden.mkdir()
+    (world.folder / "link").symlink_to(hidden)
+    refused(errors.INVALID, node, world, mount=f"{world.folder}/link")
+    folder = world.folder / "target"
+    folder.mkdir()
+
+    def closed(path: object) -> list[str]:
+        raise PermissionError(13, "Permission denied")  # as in a user's own FUSE mount
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", closed)
+        with pytest.raises(AtlasError) as caught:
+            make(node, world, mount=str(folder))
+    assert caught.value.kind is errors.ACCESS_DENIED
+
+
+def test_a_stop_leaves_nothing_in_memory_without_a_data_set(world: World) -> None:
+    node = world.node()
+    make(node, world)
+    node.shut_down()
+    assert world.home.memory_tier.exists()
+    node = world.node()
+    node.start()
+    node.datasets.delete(ROOT, "wav", force=False, dry_run=False)
+    assert world.home.memory_tier.exists()
+    node.shut_down()
+    assert not world.home.shared_memory.exists()
+
+
+def test_a_stop_is_refused_while_a_deleted_data_set_is_used(world: World) -> None:
+    node = world.node()
+    node.start()
+    make(node, world)
+    world.held.update(world.superblocks)
+    assert node.datasets.delete(ROOT, "wav", force=True, dry_run=False).releasing
+    with pytest.raises(AtlasError) as caught:
+        node.stop(ROOT, force=False)
+    assert caught.value.kind is errors.IN_USE
+    world.held.clear()
+    node.stop(ROOT, force=False)
+
+
+def test_a_folder_that_changed_hands_meanwhile_is_not_unmounted(
+    node: Application, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.folder / "target"
+    folder.mkdir()
+    make(node, world, name="a", mount=str(folder))
+    make(node, world, name="b")
+    chosen = node.mounts._chosen
+
+    def and_then_b(*arguments: object) -> object:
+        found = chosen(*arguments)  # type: ignore[arg-type]
+        monkeypatch.setattr(node.mounts, "_chosen", chosen)
+        node.mounts.remove(ROOT, str(folder), None, force=True, dry_run=False)
+        node.mounts.add(ROOT, MountSpec(dataset="b", path=str(folder)), dry_run=False)
+        return found
+
+    monkeypatch.setattr(node.mounts, "_chosen", and_then_b)
+    with pytest.raises(AtlasError) as caught:
+        node.mounts.remove(ROOT, str(folder), None, force=True, dry_run=False)
+    assert caught.value.kind is errors.TEMPORARY
+    assert [row.dataset for row in node.database.mounts()] == [
+        row.id for row in node.database.datasets() if row.name == "b"
+    ]

@@ -72,8 +72,9 @@ def test_every_figure_has_a_table() -> None:
             "fuse_requests_per_pass": 0, "load_average": 1.0,
         },
         {
-            "figure": "S7", "files": 10, "file_bytes": 8_000, "ratio": 3.5, "cp_cpu_seconds": 7.0,
-            "load_cpu_seconds": 2.0, "load_seconds": 1.0, "load_average": 1.0,
+            "figure": "S7", "files": 10, "file_bytes": 8_000, "ratio": 3.5, "ratio_with_scan": 3.0,
+            "cp_cpu_seconds": 7.0, "scan_cpu_seconds": 0.3, "load_cpu_seconds": 2.0,
+            "load_seconds": 1.0, "load_average": 1.0,
         },
         {
             "figure": "quick", "files": 10, "create_seconds": 0.2, "first_file_seconds": 0.01,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,20 @@ def once(why: str) -> Callable[[click.Context, click.Parameter, Sequence[str]], 
         return values[0] if values else None
 
     return callback
+
+
+def absolute(value: str, what: str) -> str:
+    """`value` as an absolute path of the folder that this process means by it.
+
+    Raises UsageError for an empty one (a variable that is not set), which would else be the working
+    folder, or nothing.
+    """
+    if not text(value, what):
+        raise click.UsageError(f"{what} is empty.", click.get_current_context(silent=True))
+    if ".." in value.split("/"):
+        # As the kernel goes: up from where a link leads to, not from where it lies.
+        return os.path.realpath(value)
+    return os.path.normpath(os.path.join(os.getcwd(), value))
 
 
 def text(value: str, what: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas.cli.arguments import ByteType, once, text
+from atlas.cli.arguments import ByteType, absolute, once, text
 from atlas.cli.commands import command
 from atlas.cli.run import Run, pass_run
 
@@ -31,7 +30,7 @@ class _Wish:
 
     def given(self) -> list[str]:
         """The names of the options that were given."""
-        names = [name for name, value in vars(self).items() if value]
+        names = [name for name, value in vars(self).items() if value not in (None, ())]
         return [f"--{'from' if name == 'source' else name}" for name in names]
 
 
@@ -111,7 +110,7 @@ def create(
     wish = _Wish(source, size, medium, tier, include, exclude)
     dataset = _from_file(file, name, wish) if file else _from_options(name, wish)
     name = dataset.metadata.name
-    path = os.path.abspath(text(folder, "--mount")) if folder else None
+    path = None if folder is None else absolute(folder, "--mount")
     if dry_run == "client":
         _show_object(run, dataset)
         return
@@ -177,7 +176,7 @@ def _from_options(name: str | None, wish: _Wish) -> models.Dataset:
     return models.Dataset(
         metadata=models.Metadata(name=check_name(name)),
         spec=models.DatasetSpec(
-            mounts=[models.Source(source=os.path.abspath(text(wish.source, "--from")))],
+            mounts=[models.Source(source=absolute(wish.source, "--from"))],
             tiers=[_tier(wish)],
             include=[text(pattern, "--include") for pattern in wish.include],
             exclude=[text(pattern, "--exclude") for pattern in wish.exclude],
@@ -207,7 +206,7 @@ def _tier(wish: _Wish) -> models.TierSpec:
     return TierSpec(
         medium=known[medium.upper()],
         quota=ByteType().convert(size, None, context),
-        paths=[os.path.abspath(folder)] if folder else [],
+        paths=[absolute(folder, "--tier")] if folder else [],
     )
 
 

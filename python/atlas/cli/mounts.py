@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
+from atlas.cli.arguments import absolute
 from atlas.cli.commands import command
 from atlas.cli.run import Run, pass_run
 
@@ -30,7 +29,7 @@ def mount(run: Run, name: str, folder: str, dry_run: str | None) -> None:
     from atlas.cli.show import show
 
     check_name(name)
-    path = os.path.abspath(folder)
+    path = absolute(folder, "DIR")
     if dry_run == "client":
         mounted = models.Mount(
             metadata=models.Metadata(), spec=models.MountSpec(dataset=name, path=path)
@@ -72,7 +71,7 @@ def unmount(run: Run, target: str, force: bool, dry_run: str | None) -> None:
     from atlas.cli.session import absent, nearest, used
     from atlas.cli.show import show
 
-    path = os.path.abspath(target) if "/" in target else None
+    path = absolute(target, "DIR") if "/" in target else None
     name = None if path else check_name(target)
     client = used(run)
     if client is None:

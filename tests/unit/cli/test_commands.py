@@ -327,6 +327,27 @@ class TestCreate:
         assert json.loads(node.bodies[-1])["spec"]["mounts"][0]["source"] == f"{tmp_path}/data"
         assert any("mount=" in request and "here" in request for request in node.requests)
 
+    def test_a_folder_above_is_the_one_that_the_kernel_means(
+        self, node: FakeNode, atlasctl: Atlasctl, tmp_path: Path
+    ) -> None:
+        (tmp_path / "far" / "folder").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "far" / "folder")
+        source = str(tmp_path / "link" / "..")
+        ended = atlasctl(
+            "cache", "create", "up", "--from", source, "--size", "1Gi", "--dry-run=client"
+        )
+        assert yaml.safe_load(ended.out)["spec"]["mounts"][0]["source"] == f"{tmp_path}/far"
+
+    @pytest.mark.parametrize(
+        "arguments", [(*NEW, "--mount", ""), ("cache", "create", "new", "--from", "", "--size=1Gi")]
+    )
+    def test_a_variable_that_is_not_set_is_no_folder(
+        self, node: FakeNode, atlasctl: Atlasctl, arguments: tuple[str, ...]
+    ) -> None:
+        ended = atlasctl(*arguments)
+        assert (ended.code, "is empty" in ended.err) == (2, True)
+        assert set(node.datasets) == {"wav", "images"}
+
     def test_client_dry_run_asks_nobody(self, home: Path, atlasctl: Atlasctl) -> None:
         ended = atlasctl(
             "cache", "create", "new", "--from", "/a", "--size", "1Gi", "--dry-run=client"

@@ -1,6 +1,6 @@
 """Where a node keeps its things, and every environment variable that Atlas reads.
 
-The docs page of variables is made from `VARIABLES`. Standard library only, and little of it:
+A test compares `VARIABLES` with the table in docs/cli.md. Standard library only, and little of it:
 the keeper and every start of the command line import this.
 """
 

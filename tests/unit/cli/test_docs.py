@@ -1,15 +1,18 @@
 """Each command and each option has help, and a place in docs/cli.md."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
 
 from atlas.api import errors
+from atlas.api.environment import VARIABLES
 from atlas.cli.commands import Command
 from atlas.cli.main import root
 from atlas.cli.options import GLOBAL_OPTIONS
+from atlas.node.settings import Settings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 
@@ -75,6 +78,16 @@ def test_global_options_and_aliases() -> None:
     for command in COMMANDS.values():
         for alias in getattr(command, "aliases", {}):
             assert f"`{alias}`" in PAGE
+
+
+def test_each_variable_is_in_the_page() -> None:
+    for variable in VARIABLES:
+        assert f"| `{variable.name}` | {variable.meaning} |\n" in PAGE
+
+
+def test_each_setting_of_a_node_is_in_the_page() -> None:
+    for setting in fields(Settings):
+        assert f"\n| `{setting.name}`" in PAGE.replace("`[[tiers]]`", "`tiers`")
 
 
 def test_each_error_is_explained_where_its_docs_line_points() -> None:

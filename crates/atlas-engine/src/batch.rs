@@ -10,8 +10,8 @@ use atlas_origin::{Origin, ReadRequest};
 use atlas_store::ExtentState;
 
 use crate::core::Core;
-use crate::flights::{Flight, Joined, Waiter};
-use crate::load::Load;
+use crate::flights::{Flight, Joined};
+use crate::load::{Load, UnderWay};
 use crate::pages::PageBuffer;
 
 /// Bytes of a batch at most: they are read, checksummed and written in turn, and should still be in
@@ -25,6 +25,8 @@ pub(crate) struct Item {
     pub(crate) extent: Extent,
     /// For a file of several extents: its bytes that are not on the tier yet.
     pub(crate) left: Option<Arc<AtomicU64>>,
+    /// It was put off once, and is not again.
+    pub(crate) last_try: bool,
 }
 
 /// Extents of files of one folder, adjoining in the address space.
@@ -71,7 +73,7 @@ pub(crate) fn run(core: &Arc<Core>, origin: &dyn Origin, load: &Arc<Load>, batch
     let folder = batch.folder;
     let mut claimed: Vec<Claimed> = Vec::with_capacity(batch.items.len());
     for item in batch.items {
-        let Some(next) = claim(core, load, item) else {
+        let Some(next) = claim(core, load, folder, item) else {
             continue;
         };
         let adjoins = claimed.last().is_none_or(|last| {
@@ -87,63 +89,70 @@ pub(crate) fn run(core: &Arc<Core>, origin: &dyn Origin, load: &Arc<Load>, batch
 }
 
 /// Make sure that nobody else fetches the item; `None` when there is nothing left to fetch.
-fn claim(core: &Arc<Core>, load: &Arc<Load>, item: Item) -> Option<Claimed> {
-    match core.volume.state(&item.extent) {
-        ExtentState::Live => {
-            count(load, &item);
-            return None;
-        }
-        ExtentState::Unverified => {
-            if matches!(core.volume.verify(&item.extent), Ok(true)) {
+fn claim(core: &Arc<Core>, load: &Arc<Load>, folder: NodeId, item: Item) -> Option<Claimed> {
+    let address = item.extent.address;
+    let mut item = item;
+    loop {
+        let joined = core
+            .flights
+            .join(address, None, || core.volume.is_live(address));
+        match joined {
+            Ok(Joined::Leader(flight)) => return unverified(core, load, Claimed { item, flight }),
+            Ok(Joined::Waiting) => match wait_for_other(core, load, folder, item) {
+                None => return None,
+                // It has landed meanwhile, well or not.
+                Some(unclaimed) => item = unclaimed,
+            },
+            Err(_) => {
                 count(load, &item);
                 return None;
             }
-            core.lost_cached(&item.node, u64::from(item.extent.length));
-        }
-        ExtentState::Absent => {}
-    }
-    match core.flights.join(item.extent.address, None, || {
-        core.volume.is_live(item.extent.address)
-    }) {
-        Ok(Joined::Leader(flight)) => Some(Claimed { item, flight }),
-        Ok(Joined::Waiting) => {
-            wait_for_other(core, load, item);
-            None
-        }
-        Err(_) => {
-            count(load, &item);
-            None
         }
     }
 }
 
-/// Somebody is fetching the item for a reader: see how that ends, without holding a thread.
-fn wait_for_other(core: &Arc<Core>, load: &Arc<Load>, item: Item) {
-    let (waiter_core, waiter_load) = (Arc::clone(core), Arc::clone(load));
-    let address = item.extent.address;
-    let item = Arc::new(item);
-    let waiter_item = Arc::clone(&item);
-    load.began_one();
-    let waiter: Waiter = Box::new(move |outcome| {
-        match outcome {
-            Ok(_) if waiter_core.volume.is_live(address) => count(&waiter_load, &waiter_item),
-            Ok(_) => skip(&waiter_load, &waiter_item),
-            Err(error) => fail(&waiter_core, &waiter_load, &waiter_item, &error),
-        }
-        waiter_load.ended_one();
-    });
-    match core.flights.join(address, Some(waiter), || true) {
-        Ok(_) => {}
-        // It has landed meanwhile.
-        Err(_) => {
-            if core.volume.is_live(address) {
-                count(load, &item);
-            } else {
-                skip(load, &item);
-            }
-            load.ended_one();
-        }
+/// What the tier has of a claimed item since before the machine started is compared with its
+/// checksums, and not fetched if it is sound.
+fn unverified(core: &Arc<Core>, load: &Load, claimed: Claimed) -> Option<Claimed> {
+    let extent = &claimed.item.extent;
+    if core.volume.state(extent) == ExtentState::Absent {
+        return Some(claimed);
     }
+    if !matches!(core.volume.verify(extent), Ok(true)) {
+        core.lost_cached(&claimed.item.node, extent);
+        return Some(claimed);
+    }
+    let Claimed { item, flight } = claimed;
+    count(load, &item);
+    if let Some(flight) = flight.abandon() {
+        let mut buffer = PageBuffer::new(item.extent.length as usize);
+        let bytes = &mut buffer[..item.extent.length as usize];
+        let outcome = core.volume.read(item.extent.address, bytes);
+        flight.land(&outcome.map(|()| &*bytes));
+    }
+    None
+}
+
+/// Somebody is fetching the item for a reader: see how that ends, without holding a thread. The
+/// item comes back when it has ended already.
+fn wait_for_other(core: &Arc<Core>, load: &Arc<Load>, folder: NodeId, item: Item) -> Option<Item> {
+    let address = item.extent.address;
+    let mut item = Some(item);
+    core.flights.wait(address, || {
+        let (core, load, item) = (Arc::clone(core), Arc::clone(load), item.take());
+        // Ends also when the waiter is dropped uncalled.
+        let under_way = UnderWay::begin(&load);
+        Box::new(move |outcome| {
+            let Some(item) = item else { return };
+            match outcome {
+                Ok(_) if core.volume.is_live(address) => count(&load, &item),
+                Ok(_) => load.put_off(folder, item),
+                Err(error) => fail(&core, &load, &item, &error),
+            }
+            drop(under_way);
+        })
+    });
+    item
 }
 
 fn count(load: &Load, item: &Item) {
@@ -153,12 +162,6 @@ fn count(load: &Load, item: &Item) {
         .as_ref()
         .is_none_or(|left| left.fetch_sub(bytes, Ordering::AcqRel) == bytes);
     load.progress.loaded(bytes, whole);
-}
-
-fn skip(load: &Load, item: &Item) {
-    load.progress
-        .skipped_bytes
-        .fetch_add(u64::from(item.extent.length), Ordering::Relaxed);
 }
 
 fn fail(core: &Core, load: &Load, item: &Item, error: &Error) {
@@ -203,23 +206,28 @@ fn fetch(
                 .miss_bytes
                 .fetch_add(u64::from(item.extent.length), Ordering::Relaxed);
             if complete {
-                kept.clone()
+                // Of a batch over two segments, the first part may be there.
+                match core.volume.is_live(item.extent.address) {
+                    true => Ok(()),
+                    false => kept.clone(),
+                }
             } else {
                 keep_one(core, &item, bytes)
             }
         });
+        let extent = item.extent;
         match &outcome {
             Ok(Ok(())) => {
-                core.found_cached(&item.node, u64::from(item.extent.length));
+                core.found_cached(&item.node, &item.extent);
                 count(load, &item);
             }
-            Ok(Err(_)) => skip(load, &item),
+            Ok(Err(_)) => load.put_off(folder, item),
             Err(error) => {
                 core.found_stale(&item.node, error);
                 fail(core, load, &item, error);
             }
         }
-        flight.land(&outcome.map(|_| &bytes[..item.extent.length as usize]));
+        flight.land(&outcome.map(|_| &bytes[..extent.length as usize]));
     }
 }
 
@@ -252,7 +260,6 @@ fn without_space(
         return;
     }
     for Claimed { item, flight } in claimed {
-        skip(load, &item);
         if let Some(flight) = flight.abandon() {
             let mut buffer = PageBuffer::new(item.extent.footprint() as usize);
             let bytes = &mut buffer[..item.extent.length as usize];
@@ -260,6 +267,11 @@ fn without_space(
             let tag = item.node.attributes.tag();
             let outcome = origin.read(&path, &tag, item.extent.file_offset, bytes);
             flight.land(&outcome.map(|()| &*bytes));
+        }
+        if core.volume.may_fit_later(item.extent.footprint()) {
+            load.put_off(folder, item);
+        } else {
+            load.progress.skipped(&item.extent);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The parts of one data set, as its scan, fills, loads and front share them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atlas_core::{Attributes, EXTENT_BYTES, Error, ErrorKind, Result, printable};
+use atlas_core::{Address, Attributes, EXTENT_BYTES, Error, ErrorKind, Extent, Result, printable};
 use atlas_fs::{Filter, Namespace, Node, NodeId};
 use atlas_origin::Readers;
 use atlas_store::Volume;
@@ -24,13 +24,60 @@ pub(crate) const PROVISIONAL_AGE: Duration = Duration::from_secs(2);
 pub(crate) struct Counters {
     pub(crate) hit_bytes: AtomicU64,
     pub(crate) miss_bytes: AtomicU64,
-    pub(crate) stale_files: AtomicU64,
-    /// Distinct files, and bytes of them, of which every extent is kept.
-    pub(crate) cached_files: AtomicU64,
-    pub(crate) cached_bytes: AtomicU64,
-    /// Files of several extents that are in `cached_files`: two last extents that arrive together
-    /// must not count their file twice.
-    whole_large_files: Mutex<HashSet<NodeId>>,
+    /// Files that were found to have another version at the origin.
+    stale: Mutex<HashSet<NodeId>>,
+    cached: Mutex<Cached>,
+}
+
+/// How much of the data set is on the tier, verified since the start of the machine or not.
+#[derive(Clone, Default)]
+struct Cached {
+    /// Files with bytes of which every extent is there.
+    files: u64,
+    bytes: u64,
+    /// Bytes of files of several extents.
+    large: HashMap<NodeId, u64>,
+    /// Extents that were counted and turned out damaged: several readers may find that out.
+    lost: HashSet<Address>,
+}
+
+impl Counters {
+    /// Distinct files that every byte of is on the tier, and bytes there.
+    pub(crate) fn cached(&self) -> (u64, u64) {
+        let cached = self.cached.lock();
+        (cached.files, cached.bytes)
+    }
+
+    pub(crate) fn stale_files(&self) -> u64 {
+        self.stale.lock().len() as u64
+    }
+}
+
+impl Cached {
+    fn add(&mut self, node: &Node, bytes: u64) {
+        let size = node.attributes.size;
+        let there = if size > EXTENT_BYTES {
+            let there = self.large.entry(node.id).or_default();
+            *there += bytes;
+            *there
+        } else {
+            bytes
+        };
+        self.bytes += bytes;
+        self.files += u64::from(there == size);
+    }
+
+    fn remove(&mut self, node: &Node, bytes: u64) {
+        let size = node.attributes.size;
+        let there = if size > EXTENT_BYTES {
+            let there = self.large.entry(node.id).or_default();
+            std::mem::replace(there, there.saturating_sub(bytes))
+        } else {
+            bytes
+        };
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.files = self.files.saturating_sub(u64::from(there == size));
+    }
 }
 
 pub(crate) struct Core {
@@ -72,10 +119,10 @@ impl Core {
             .push(&self.id, Severity::Normal, reason, message);
     }
 
-    /// Note that the origin holds another version of `node` than this generation.
+    /// Note that the origin holds another version of `node` than this generation. Told once for
+    /// each file: every read of it finds out again.
     pub(crate) fn found_stale(&self, node: &Node, error: &Error) {
-        if error.kind == ErrorKind::Stale {
-            self.counters.stale_files.fetch_add(1, Ordering::Relaxed);
+        if error.kind == ErrorKind::Stale && self.counters.stale.lock().insert(node.id) {
             let path = printable(&self.path(node.id));
             self.warn(
                 "OriginChanged",
@@ -84,28 +131,21 @@ impl Core {
         }
     }
 
-    /// Note that `bytes` of `node` became readable from the tier; the file counts when it is whole.
-    pub(crate) fn found_cached(&self, node: &Node, bytes: u64) {
-        self.counters
-            .cached_bytes
-            .fetch_add(bytes, Ordering::Relaxed);
-        let whole = bytes == node.attributes.size
-            || (self.is_cached(node) && self.counters.whole_large_files.lock().insert(node.id));
-        if whole {
-            self.counters.cached_files.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Note that `extent` of `node` became readable from the tier.
+    pub(crate) fn found_cached(&self, node: &Node, extent: &Extent) {
+        let mut cached = self.counters.cached.lock();
+        cached.lost.remove(&extent.address);
+        cached.add(node, u64::from(extent.length));
     }
 
-    /// Note that `bytes` of `node` turned out damaged on the tier and are to be fetched again.
-    pub(crate) fn lost_cached(&self, node: &Node, bytes: u64) {
-        self.counters
-            .cached_bytes
-            .fetch_sub(bytes, Ordering::Relaxed);
-        let was_whole = bytes == node.attributes.size
-            || self.counters.whole_large_files.lock().remove(&node.id);
-        if was_whole {
-            self.counters.cached_files.fetch_sub(1, Ordering::Relaxed);
+    /// Note that `extent` of `node` turned out damaged on the tier and is to be fetched again.
+    pub(crate) fn lost_cached(&self, node: &Node, extent: &Extent) {
+        let mut cached = self.counters.cached.lock();
+        if !cached.lost.insert(extent.address) {
+            return;
         }
+        cached.remove(node, u64::from(extent.length));
+        drop(cached);
         let path = printable(&self.path(node.id));
         self.warn(
             "CorruptExtent",
@@ -113,13 +153,8 @@ impl Core {
         );
     }
 
-    /// Whether every byte of a file is on the tier (verified since the start of the machine or not).
-    pub(crate) fn is_cached(&self, node: &Node) -> bool {
-        self.cached_bytes_of(node) == node.attributes.size
-    }
-
     /// The bytes of a file that are on the tier.
-    pub(crate) fn cached_bytes_of(&self, node: &Node) -> u64 {
+    fn cached_bytes_of(&self, node: &Node) -> u64 {
         let Some(address) = node.address else {
             return 0;
         };
@@ -132,21 +167,14 @@ impl Core {
 
     /// Count what is cached from the bitmaps, which know it after any kind of end.
     pub(crate) fn recount(&self) {
-        let (mut files, mut bytes) = (0, 0);
-        let mut large = HashSet::new();
+        let mut cached = Cached::default();
         self.namespace.for_each_file(|node| {
-            let cached = self.cached_bytes_of(node);
-            bytes += cached;
-            if cached == node.attributes.size && node.address.is_some() {
-                files += 1;
-                if cached > EXTENT_BYTES {
-                    large.insert(node.id);
-                }
+            let bytes = self.cached_bytes_of(node);
+            if bytes > 0 {
+                cached.add(node, bytes);
             }
         });
-        self.counters.cached_files.store(files, Ordering::Relaxed);
-        self.counters.cached_bytes.store(bytes, Ordering::Relaxed);
-        *self.counters.whole_large_files.lock() = large;
+        *self.counters.cached.lock() = cached;
     }
 }
 

@@ -243,18 +243,19 @@ impl Dataset {
         let totals = core.namespace.totals();
         let usage = core.volume.usage();
         let session = self.session.lock();
+        let (cached_files, cached_bytes) = core.counters.cached();
         DatasetStatus {
             files: totals.files,
             folders: totals.folders,
             links: totals.links,
             total_bytes: totals.bytes,
-            cached_files: core.counters.cached_files.load(Ordering::Relaxed) + totals.empty_files,
-            cached_bytes: core.counters.cached_bytes.load(Ordering::Relaxed),
+            cached_files: cached_files + totals.empty_files,
+            cached_bytes,
             used_bytes: usage.used_bytes,
             quota_bytes: usage.quota_bytes,
             hit_bytes: core.counters.hit_bytes.load(Ordering::Relaxed),
             miss_bytes: core.counters.miss_bytes.load(Ordering::Relaxed),
-            stale_files: core.counters.stale_files.load(Ordering::Relaxed),
+            stale_files: core.counters.stale_files(),
             origin: self.origin.counters(),
             scan: core.scan.progress(),
             leaving_links: totals.leaving_links,

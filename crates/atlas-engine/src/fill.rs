@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atlas_core::{Error, ErrorKind, Extent, Result, extents_of};
+use atlas_core::{Error, Extent, Result, extents_of};
 use atlas_fs::Node;
 use atlas_origin::{Class, Origin};
 use atlas_store::{ExtentState, Reservation};
@@ -41,14 +41,22 @@ pub(crate) fn read_live(core: &Core, node: &Node, offset: u64, buffer: &mut [u8]
     let Some(address) = node.address else {
         return false;
     };
+    if !is_live(core, node, offset, length) {
+        return false;
+    }
     // Looked at again after the read: what was evicted meanwhile may have been read as zeros.
-    let read = is_live(core, node, offset, length)
-        && core.volume.read(address.plus(offset), buffer).is_ok()
+    let read = core.volume.read(address.plus(offset), buffer).is_ok()
         && is_live(core, node, offset, length);
     if read {
         core.counters.hit_bytes.fetch_add(length, Ordering::Relaxed);
+        return true;
     }
-    read
+    for extent in extents_of(address, node.attributes.size, offset, length) {
+        if !core.volume.is_live(extent.address) {
+            core.lost_cached(node, &extent);
+        }
+    }
+    false
 }
 
 /// Read `length` bytes at `offset`, all inside the file, and call `done` with them.
@@ -97,12 +105,10 @@ fn need(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<Pendin
                 fetch(&job_core, origin, &node, extent, reservation, flight);
             });
         }
-        // Became live between the look and the lock, so it is read from the tier; that it was
-        // evicted again in between is for the tier's error to tell.
+        // Became live between the look and the lock, or is live and cannot be read.
         Err(_) => {
             if !pending.take_live(core, node, &extent) {
-                let text = "the tier could not be read";
-                pending.take(&extent, Err(Error::new(ErrorKind::Io, libc::EIO, text)));
+                pass_through(core, node, extent, pending);
             }
         }
     }
@@ -150,7 +156,7 @@ fn fetch(
     flight: Flight,
 ) {
     let mut buffer = PageBuffer::new(extent.footprint() as usize);
-    if core.volume.state(&extent) == ExtentState::Unverified {
+    if core.volume.state(&extent) != ExtentState::Absent {
         let length = extent.length as usize;
         if matches!(core.volume.verify(&extent), Ok(true))
             && core
@@ -163,7 +169,7 @@ fn fetch(
                 .fetch_add(u64::from(extent.length), Ordering::Relaxed);
             return flight.land(&Ok(&buffer[..length]));
         }
-        core.lost_cached(node, u64::from(extent.length));
+        core.lost_cached(node, &extent);
         reservation = reserve(core, node, &extent);
     }
     match fetch_from_origin(core, origin, node, extent, reservation, &mut buffer) {
@@ -198,7 +204,7 @@ fn fetch_from_origin(
             .fill(extent.address, buffer, &[extent], reservation)
             .is_ok()
         {
-            core.found_cached(node, u64::from(extent.length));
+            core.found_cached(node, &extent);
         }
     }
     Ok(())

@@ -25,7 +25,7 @@ pub(crate) enum Joined {
 }
 
 /// The duty to fetch one extent. Dropped without landing (its job was thrown away when the data set
-/// was closed), it lets the next request start anew and the waiters go unanswered with it.
+/// was closed), it lets the next request start anew and drops the waiters uncalled.
 pub(crate) struct Flight {
     flights: Arc<Flights>,
     address: Address,
@@ -69,6 +69,23 @@ impl Flights {
             landed: false,
         }))
     }
+
+    /// Have the waiter that `make` makes called when the flight for the extent at `address` lands.
+    /// False: there is no such flight (any more), and `make` was not called.
+    pub(crate) fn wait(&self, address: Address, make: impl FnOnce() -> Waiter) -> bool {
+        match self.shard(address).lock().get_mut(&address) {
+            Some(waiters) => {
+                waiters.push(make());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn remove(&self, address: Address) -> Vec<Waiter> {
+        let waiters = self.shard(address).lock().remove(&address);
+        waiters.unwrap_or_default()
+    }
 }
 
 impl Flight {
@@ -91,12 +108,7 @@ impl Flight {
     /// Answer everybody who waits. Successful fills must have set the live bit before.
     pub(crate) fn land(mut self, outcome: &Result<&[u8]>) {
         self.landed = true;
-        let waiters = self
-            .flights
-            .shard(self.address)
-            .lock()
-            .remove(&self.address);
-        for waiter in waiters.into_iter().flatten() {
+        for waiter in self.flights.remove(self.address) {
             waiter(outcome.clone());
         }
     }
@@ -105,12 +117,9 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
-            drop(
-                self.flights
-                    .shard(self.address)
-                    .lock()
-                    .remove(&self.address),
-            );
+            // A waiter that is dropped may answer somebody: never under the lock.
+            let waiters = self.flights.remove(self.address);
+            drop(waiters);
         }
     }
 }
@@ -165,6 +174,7 @@ mod tests {
     fn a_dropped_flight_can_start_anew() {
         let flights = Flights::new();
         drop(leader(&flights, None));
+        assert!(!flights.wait(Address(0), || panic!("nobody would call it")));
         leader(&flights, None).land(&Ok(b""));
     }
 }

@@ -97,12 +97,15 @@ impl Filesystem for LiveFront {
         if length == 0 {
             return reply.data(&[]);
         }
+        let mut reply = reply;
         if fill::is_live(&self.core, &node, request.offset, length as u64) {
-            // Only eviction between the look and the read can fail this; the kernel asks again.
-            return reply.fill(length, |buffer| {
-                let read = fill::read_live(&self.core, &node, request.offset, buffer);
-                if read { Ok(length) } else { Err(libc::EIO) }
-            });
+            let read =
+                |buffer: &mut [u8]| fill::read_live(&self.core, &node, request.offset, buffer);
+            match reply.fill_or_return(length, read) {
+                None => return,
+                // Damaged on the tier, or the tier fails: the origin has the bytes.
+                Some(unanswered) => reply = unanswered,
+            }
         }
         let done = move |outcome: Result<Vec<u8>, Error>| match outcome {
             Ok(bytes) => reply.data(&bytes),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use atlas_core::{EXTENT_BYTES, Error, ErrorKind, Kind, Result, extents_of, printable};
+use atlas_core::{EXTENT_BYTES, Error, ErrorKind, Extent, Kind, Result, extents_of, printable};
 use atlas_fs::{Node, NodeId};
 use atlas_origin::Class;
 use parking_lot::{Condvar, Mutex};
@@ -33,6 +33,16 @@ const BATCH_TIME: Duration = Duration::from_millis(20);
 /// Below this for each file of a batch an origin counts as fast: it is read from memory or from a
 /// local disk with read-ahead, not over a network.
 const FAST_FILE: Duration = Duration::from_micros(200);
+
+/// Extents that are tried again at the end, at most: what found no space because others had reserved
+/// it, or was in the hands of a reader who could not keep it.
+const MOST_PUT_OFF: usize = 4096;
+
+/// Young files kept for the end, at most.
+const MOST_YOUNG: usize = 4096;
+
+/// A degraded tier takes the next fill after this time.
+const TIER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How far a load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +90,7 @@ pub(crate) struct Load {
     pub(crate) progress: Progress,
     under_way: Mutex<usize>,
     less_under_way: Condvar,
+    put_off: Mutex<Vec<(NodeId, Item)>>,
     pace: Pace,
     processors: usize,
     /// Average nanoseconds that a file of a batch takes, so far.
@@ -90,9 +101,9 @@ pub(crate) struct Load {
 
 #[derive(Default)]
 pub(crate) struct Progress {
-    pub(crate) files: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-    pub(crate) skipped_bytes: AtomicU64,
+    files: AtomicU64,
+    bytes: AtomicU64,
+    skipped_bytes: AtomicU64,
     failed_count: AtomicU64,
     failed: Mutex<Vec<(String, String)>>,
 }
@@ -112,6 +123,11 @@ impl Progress {
             self.files.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    pub(crate) fn skipped(&self, extent: &Extent) {
+        self.skipped_bytes
+            .fetch_add(u64::from(extent.length), Ordering::Relaxed);
+    }
 }
 
 impl Load {
@@ -129,6 +145,7 @@ impl Load {
             progress: Progress::default(),
             under_way: Mutex::new(0),
             less_under_way: Condvar::new(),
+            put_off: Mutex::default(),
             file_nanoseconds: AtomicU64::new(0),
             outcome: Mutex::new(None),
             totals: Mutex::new(None),
@@ -144,6 +161,8 @@ impl Load {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.pace.stop();
+        // Under the lock: who waits has either seen the flag or is woken.
+        let _under_way = self.under_way.lock();
         self.less_under_way.notify_all();
     }
 
@@ -191,21 +210,17 @@ impl Load {
             bytes: 0,
             young: Vec::new(),
         };
-        let paths: &[Vec<u8>] = if self.is_whole() {
-            &[Vec::new()]
-        } else {
-            &self.settings.paths
-        };
-        for path in paths {
-            if let Err(error) = walk.path(path)
+        for path in distinct(&self.settings.paths) {
+            if let Err(error) = walk.path(&path)
                 && !self.stopped()
             {
-                self.progress.failed(path, &error);
+                self.progress.failed(&path, &error);
             }
         }
         walk.young_files();
         let walked = (walk.files, walk.bytes);
         self.wait_until_under_way(0);
+        self.try_again(core);
         if !self.stopped() {
             *self.totals.lock() = Some(walked);
             if let Err(error) = core.volume.commit() {
@@ -244,14 +259,40 @@ impl Load {
         }
     }
 
-    /// One piece of work ended: a batch, or an extent that somebody else was fetching.
-    pub(crate) fn ended_one(&self) {
-        *self.under_way.lock() -= 1;
-        self.less_under_way.notify_all();
+    /// Wait for `time`, unless the load is stopped.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut under_way = self.under_way.lock();
+        while !self.stopped() && Instant::now() < until {
+            self.less_under_way.wait_until(&mut under_way, until);
+        }
     }
 
-    pub(crate) fn began_one(&self) {
-        *self.under_way.lock() += 1;
+    /// Try an extent again when the rest is done, unless that was the last try.
+    pub(crate) fn put_off(&self, folder: NodeId, item: Item) {
+        let mut put_off = self.put_off.lock();
+        if item.last_try || put_off.len() >= MOST_PUT_OFF {
+            self.progress.skipped(&item.extent);
+        } else {
+            put_off.push((folder, item));
+        }
+    }
+
+    /// One by one, so that no reservation is in the way of another.
+    fn try_again(self: &Arc<Self>, core: &Arc<Core>) {
+        let put_off = std::mem::take(&mut *self.put_off.lock());
+        if !put_off.is_empty() && core.volume.degraded().is_some() {
+            self.pause(TIER_PAUSE);
+        }
+        for (folder, item) in put_off {
+            let mut single = Batch::new(folder);
+            single.items.push(Item {
+                last_try: true,
+                ..item
+            });
+            self.submit(core, single);
+            self.wait_until_under_way(0);
+        }
     }
 
     /// Batches under way at once. An origin that answers from memory is bound by processors: more
@@ -292,25 +333,49 @@ impl Load {
         }
         self.pace.wait(batch.bytes());
         self.wait_until_under_way(self.limit() - 1);
-        self.began_one();
-        let guard = UnderWay(Arc::clone(self));
+        // Dropped with the job if the readers are closed before it ran.
+        let under_way = UnderWay::begin(self);
         let job_core = Arc::clone(core);
         core.readers.submit(Class::Load, move |origin| {
-            // Dropped with the job if the readers are closed before it ran.
-            let guard = guard;
-            if !guard.0.stopped() {
-                run(&job_core, origin, &guard.0, batch);
+            let load = &under_way.0;
+            if !load.stopped() {
+                run(&job_core, origin, load, batch);
             }
         });
     }
 }
 
-struct UnderWay(Arc<Load>);
+/// One piece of work under way: a batch, or an extent that somebody else is fetching.
+pub(crate) struct UnderWay(Arc<Load>);
+
+impl UnderWay {
+    pub(crate) fn begin(load: &Arc<Load>) -> Self {
+        *load.under_way.lock() += 1;
+        Self(Arc::clone(load))
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.ended_one();
+        *self.0.under_way.lock() -= 1;
+        self.0.less_under_way.notify_all();
     }
+}
+
+/// The paths to load, in their plain form and without those that lie below another.
+fn distinct(paths: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut paths: Vec<Vec<&[u8]>> = paths
+        .iter()
+        .map(|path| path.split(|byte| *byte == b'/'))
+        .map(|names| names.filter(|name| !name.is_empty()).collect())
+        .collect();
+    if paths.is_empty() {
+        return vec![Vec::new()];
+    }
+    paths.sort_unstable();
+    // What lies below a path follows it directly in this order.
+    paths.dedup_by(|later, earlier| later.starts_with(earlier));
+    paths.iter().map(|names| names.join(&b'/')).collect()
 }
 
 struct Walk<'a> {
@@ -320,26 +385,30 @@ struct Walk<'a> {
     seen: HashSet<NodeId>,
     files: u64,
     bytes: u64,
-    /// Files too young to be kept, to be loaded at the end.
-    young: Vec<(NodeId, Node)>,
+    /// Files too young to be kept, with folder and name, to be loaded at the end.
+    young: Vec<(NodeId, Vec<u8>, Node)>,
 }
 
 impl Walk<'_> {
     fn path(&mut self, path: &[u8]) -> Result<()> {
         let mut at = (NodeId::ROOT, NodeId::ROOT);
+        let mut last_name: &[u8] = b"";
         for name in path
             .split(|byte| *byte == b'/')
             .filter(|name| !name.is_empty())
         {
             at = (at.1, self.step(at.1, name)?);
+            last_name = name;
         }
         let node = self.core.namespace.node(at.1);
         let node = node.ok_or_else(|| crate::core::not_a_node(at.1.0))?;
         match node.attributes.kind {
             Kind::Folder => self.tree(node.id),
             Kind::File => {
-                let name = self.core.namespace.name(node.id).unwrap_or_default();
-                self.file(&mut Batch::new(at.0), &name, node, true);
+                // Not the name of the node, which may be another hard link's in another folder.
+                let mut batch = Batch::new(at.0);
+                self.file(&mut batch, last_name, node);
+                self.load.submit(self.core, batch);
                 Ok(())
             }
             _ => Err(Error::new(
@@ -383,7 +452,11 @@ impl Walk<'_> {
     fn folder(&mut self, folder: NodeId, folders: &mut Vec<NodeId>) -> Result<()> {
         ensure_named(self.core, folder, Class::Load, Box::new(|_| {}));
         let stopped = || self.load.stopped();
-        self.core.scan.wait_complete(self.core, folder, stopped)?;
+        let complete = self.core.scan.wait_complete(self.core, folder, stopped);
+        if self.load.stopped() {
+            return complete;
+        }
+        // Of a folder that is known in part, that part is loaded.
         let mut files = Vec::new();
         let mut below = Vec::new();
         let count = self.core.namespace.children_count(folder);
@@ -402,28 +475,26 @@ impl Walk<'_> {
         files.sort_by_key(|(_, node)| node.address);
         let mut batch = Batch::new(folder);
         for (name, node) in files {
-            self.file(&mut batch, &name, node, false);
+            self.file(&mut batch, &name, node);
         }
         self.load.submit(self.core, batch);
-        Ok(())
+        complete
     }
 
-    fn file(&mut self, batch: &mut Batch, name: &[u8], node: Node, alone: bool) {
+    fn file(&mut self, batch: &mut Batch, name: &[u8], node: Node) {
         if node.attributes.links > 1 && !self.seen.insert(node.id) {
             return;
         }
         self.files += 1;
         self.bytes += node.attributes.size;
         if !provisional_for(&node.attributes).is_zero() {
-            self.young.push((batch.folder, node));
+            self.young.push((batch.folder, name.to_vec(), node));
+            if self.young.len() == MOST_YOUNG {
+                self.young_files();
+            }
             return;
         }
         self.add(batch, name, node);
-        if alone {
-            let folder = batch.folder;
-            let full = std::mem::replace(batch, Batch::new(folder));
-            self.load.submit(self.core, full);
-        }
     }
 
     fn add(&self, batch: &mut Batch, name: &[u8], node: Node) {
@@ -442,6 +513,7 @@ impl Walk<'_> {
                     node,
                     extent,
                     left: Some(Arc::clone(&left)),
+                    last_try: false,
                 });
                 self.load.submit(self.core, single);
             }
@@ -458,23 +530,51 @@ impl Walk<'_> {
                 node,
                 extent,
                 left: None,
+                last_try: false,
             });
         }
     }
 
     /// Load the files that were too young when the walk met them.
     fn young_files(&mut self) {
-        for (folder, node) in std::mem::take(&mut self.young) {
-            let until = Instant::now() + provisional_for(&node.attributes);
-            let mut under_way = self.load.under_way.lock();
-            while !self.load.stopped() && Instant::now() < until {
-                self.load.less_under_way.wait_until(&mut under_way, until);
+        let mut batch = Batch::new(NodeId::ROOT);
+        for (folder, name, node) in std::mem::take(&mut self.young) {
+            // More than once for a time stamp that was in the future.
+            loop {
+                let wait = provisional_for(&node.attributes);
+                if wait.is_zero() || self.load.stopped() {
+                    break;
+                }
+                self.load.pause(wait);
             }
-            drop(under_way);
-            let mut batch = Batch::new(folder);
-            let name = self.core.namespace.name(node.id).unwrap_or_default();
+            if folder != batch.folder {
+                let full = std::mem::replace(&mut batch, Batch::new(folder));
+                self.load.submit(self.core, full);
+            }
             self.add(&mut batch, &name, node);
-            self.load.submit(self.core, batch);
         }
+        self.load.submit(self.core, batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_is_loaded_twice() {
+        let of = |paths: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+            let distinct = distinct(&paths).into_iter();
+            distinct
+                .map(|path| String::from_utf8(path).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), [""]);
+        assert_eq!(of(&["a/b", "/"]), [""]);
+        assert_eq!(
+            of(&["a/b", "a-b", "a", "a//b/c", "/b/", "ab"]),
+            ["a", "a-b", "ab", "b"]
+        );
     }
 }

@@ -113,6 +113,20 @@ impl ReplyData {
         });
     }
 
+    /// Answers `size` bytes (at most those asked for) if `read` says that it put all of them into
+    /// a page-aligned buffer of this thread; else the reply comes back.
+    pub fn fill_or_return(self, size: usize, read: impl FnOnce(&mut [u8]) -> bool) -> Option<Self> {
+        let size = size.min(self.size.unwrap_or(TARGET_BYTES));
+        buffer::with_bytes(size, |bytes| {
+            if bytes.len() == size && read(bytes) {
+                self.ticket.answer([bytes, &[]]);
+                None
+            } else {
+                Some(self)
+            }
+        })
+    }
+
     pub fn error(self, errno: i32) {
         self.ticket.refuse(errno);
     }

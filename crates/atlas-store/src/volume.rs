@@ -132,6 +132,14 @@ impl Volume {
         self.shared.health.may_try().then_some(reservation)
     }
 
+    /// Whether `bytes` that found no space may find it when the fills under way have ended: they
+    /// reserve more than they take. Also while a degraded tier is merely left alone.
+    pub fn may_fit_later(&self, bytes: u64) -> bool {
+        let usage = self.usage();
+        usage.used_bytes.saturating_add(bytes) <= usage.quota_bytes
+            && (usage.reserved_bytes > 0 || self.degraded().is_some())
+    }
+
     /// Exact bytes on the tier.
     pub fn usage(&self) -> Usage {
         self.shared.quota.usage()

@@ -313,7 +313,8 @@ impl Dataset {
         for load in self.loads.lock().values() {
             load.stop();
         }
-        self.core.scan.close();
+        // Before anything fails because of the end: what is not answered yet is left to the next
+        // holder of the FUSE descriptor.
         if let Some(session) = self.session.lock().take() {
             session.stop();
         }

@@ -38,6 +38,40 @@ struct ScanState {
     listing: HashMap<NodeId, Vec<Done<()>>>,
     failures: HashMap<NodeId, Error>,
     last_retry: Option<Instant>,
+    /// What was last told of the end: folders that stay unreadable are tried again and again.
+    told: Option<ScanProgress>,
+}
+
+/// A job of the scan, counted from when it is submitted until it is dropped, run or not.
+struct Job(Arc<Core>);
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.0.scan.end_job(&self.0);
+    }
+}
+
+/// A job that lists a folder. Dropped without having run, it lets those go who wait for the names.
+struct Listing {
+    job: Job,
+    folder: NodeId,
+    ran: bool,
+}
+
+impl Listing {
+    fn run(mut self, origin: &dyn Origin) {
+        list(&self.job.0, origin, self.folder);
+        self.ran = true;
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        if !self.ran {
+            let waiters = self.job.0.scan.state.lock().listing.remove(&self.folder);
+            drop(waiters);
+        }
+    }
 }
 
 /// How far the scan is.
@@ -76,10 +110,15 @@ impl Scan {
         }
     }
 
-    /// Wake everybody who waits and start nothing more.
+    /// Start nothing more; wake who waits on a thread, and drop what waits for a listing (which may
+    /// hold the data set that holds it).
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
+        let mut state = self.state.lock();
+        state.closed = true;
+        let waiters = std::mem::take(&mut state.listing);
+        drop(state);
         self.changed.notify_all();
+        drop(waiters);
     }
 
     /// Wait until the names and attributes of `folder` are all known.
@@ -112,15 +151,6 @@ impl Scan {
         }
     }
 
-    fn begin_job(&self) -> bool {
-        let mut state = self.state.lock();
-        if state.closed {
-            return false;
-        }
-        state.pending += 1;
-        true
-    }
-
     fn end_job(&self, core: &Core) {
         let mut state = self.state.lock();
         state.pending -= 1;
@@ -132,17 +162,28 @@ impl Scan {
             if let Err(error) = core.namespace.settle() {
                 core.warn("StateNotDurable", error.message);
             }
-            let totals = core.namespace.totals();
-            let text = format!("{} files, {} bytes", totals.files, totals.bytes);
-            match self.progress() {
-                ScanProgress::Complete => core.inform("ScanComplete", text),
-                ScanProgress::Partial { folders, reason } => core.warn(
-                    "ScanPartial",
-                    format!("{text}; {folders} folders could not be read, the first: {reason}"),
-                ),
-                ScanProgress::Failed { reason } => core.warn("ScanFailed", reason),
-                ScanProgress::Running => {}
-            }
+            self.tell(core);
+        }
+    }
+
+    /// Tell how the scan ended, unless that is known.
+    fn tell(&self, core: &Core) {
+        let progress = self.progress();
+        if progress == ScanProgress::Running
+            || self.state.lock().told.replace(progress.clone()) == Some(progress.clone())
+        {
+            return;
+        }
+        let totals = core.namespace.totals();
+        let text = format!("{} files, {} bytes", totals.files, totals.bytes);
+        match progress {
+            ScanProgress::Complete => core.inform("ScanComplete", text),
+            ScanProgress::Partial { folders, reason } => core.warn(
+                "ScanPartial",
+                format!("{text}; {folders} folders could not be read, the first: {reason}"),
+            ),
+            ScanProgress::Failed { reason } => core.warn("ScanFailed", reason),
+            ScanProgress::Running => {}
         }
     }
 
@@ -155,18 +196,26 @@ impl Scan {
     }
 }
 
+/// Count a job in, unless the data set is being closed.
+fn begin_job(core: &Arc<Core>) -> Option<Job> {
+    let mut state = core.scan.state.lock();
+    if state.closed {
+        return None;
+    }
+    state.pending += 1;
+    drop(state);
+    Some(Job(Arc::clone(core)))
+}
+
 /// Start, or go on after another process, from every folder that is not complete.
 pub(crate) fn start(core: &Arc<Core>) {
     let frontier = core.namespace.unfinished_folders();
     // Counted as a job of its own, so that the scan cannot look finished between two submits.
-    if !core.scan.begin_job() {
-        return;
-    }
+    let Some(_job) = begin_job(core) else { return };
     core.scan.state.lock().started = true;
     for folder in frontier {
         visit(core, folder);
     }
-    core.scan.end_job(core);
 }
 
 /// Try again the folders that failed for a reason that may have passed. Called about once a second.
@@ -221,11 +270,13 @@ pub(crate) fn ensure_named(core: &Arc<Core>, folder: NodeId, class: Class, done:
     if first || class == Class::Foreground {
         state.pending += 1;
         drop(state);
-        let job_core = Arc::clone(core);
-        core.readers.submit(class, move |origin| {
-            list(&job_core, origin, folder);
-            job_core.scan.end_job(&job_core);
-        });
+        let listing = Listing {
+            job: Job(Arc::clone(core)),
+            folder,
+            ran: false,
+        };
+        core.readers
+            .submit(class, move |origin| listing.run(origin));
     }
 }
 
@@ -291,18 +342,15 @@ fn ask_attributes(core: &Arc<Core>, folder: NodeId) {
         return;
     }
     for start in (0..count).step_by(CHUNK) {
-        if !core.scan.begin_job() {
-            return;
-        }
-        let job_core = Arc::clone(core);
+        let Some(job) = begin_job(core) else { return };
         core.readers.submit(Class::Scan, move |origin| {
-            if let Err(error) = read_chunk(&job_core, origin, folder, start) {
-                job_core.scan.failed(folder, error);
+            let core = &job.0;
+            if let Err(error) = read_chunk(core, origin, folder, start) {
+                core.scan.failed(folder, error);
             }
-            if job_core.namespace.complete_if_done(folder) {
-                job_core.scan.succeeded(folder);
+            if core.namespace.complete_if_done(folder) {
+                core.scan.succeeded(folder);
             }
-            job_core.scan.end_job(&job_core);
         });
     }
 }

@@ -73,8 +73,19 @@ pub struct DatasetStatus {
     pub mounted: bool,
 }
 
+/// What an engine gives to each of its data sets.
+pub(crate) struct Surroundings {
+    /// On tmpfs, for the live bitmaps.
+    pub(crate) live_folder: PathBuf,
+    pub(crate) events: Arc<EventLog>,
+    pub(crate) wrap_origin: WrapOrigin,
+}
+
+/// Puts something between a data set and its origin; tests put faults there.
+pub type WrapOrigin = Box<dyn Fn(Arc<dyn Origin>) -> Arc<dyn Origin> + Send + Sync>;
+
 pub(crate) struct Dataset {
-    pub(crate) core: Arc<Core>,
+    core: Arc<Core>,
     settings: DatasetSettings,
     origin: Arc<dyn Origin>,
     session: Mutex<Option<Session>>,
@@ -102,12 +113,9 @@ impl Dataset {
     /// # Errors
     /// The source cannot be read by its creator, the tier or the state folder cannot be written.
     /// Nothing stays behind.
-    pub(crate) fn create(
-        settings: &DatasetSettings,
-        live_folder: &Path,
-        events: &Arc<EventLog>,
-    ) -> Result<Self> {
-        let origin = open_origin(settings)?;
+    pub(crate) fn create(settings: &DatasetSettings, surroundings: &Surroundings) -> Result<Self> {
+        let live_folder = &surroundings.live_folder;
+        let origin = (surroundings.wrap_origin)(open_origin(settings)?);
         let root = root_attributes(settings, origin.as_ref())?;
         let tier = open_tier(settings)?;
         let volume_settings = VolumeSettings {
@@ -125,7 +133,7 @@ impl Dataset {
                 volume: Arc::clone(&volume),
                 namespace,
             };
-            Self::assemble(settings.clone(), parts, Arc::clone(events))
+            Self::assemble(settings.clone(), parts, Arc::clone(&surroundings.events))
         });
         if made.is_err() {
             // The first error is the one to tell; the tables hold nothing yet.
@@ -143,14 +151,15 @@ impl Dataset {
     /// # Errors
     /// Its tables or its tier cannot be opened. Everything stays as it was. A missing source is no
     /// error: what is on the tier is served, and the source is looked for when it is needed.
-    pub(crate) fn open(
-        settings: DatasetSettings,
-        live_folder: &Path,
-        events: &Arc<EventLog>,
-    ) -> Result<Self> {
+    pub(crate) fn open(settings: DatasetSettings, surroundings: &Surroundings) -> Result<Self> {
+        let Surroundings {
+            live_folder,
+            events,
+            wrap_origin,
+        } = surroundings;
         let late = settings.clone();
-        let origin: Arc<dyn Origin> =
-            Arc::new(LateOrigin::new(Box::new(move || open_origin(&late))));
+        let origin = LateOrigin::new(Box::new(move || open_origin(&late)))?;
+        let origin = wrap_origin(Arc::new(origin));
         let tier = open_tier(&settings)?;
         let volume_settings = VolumeSettings {
             quota_bytes: settings.quota_bytes,
@@ -318,6 +327,7 @@ impl Dataset {
         if let Some(session) = self.session.lock().take() {
             session.stop();
         }
+        self.core.scan.close();
         self.core.readers.close();
         if let Err(error) = self.core.volume.close() {
             self.core
@@ -364,8 +374,8 @@ fn start_again(
 }
 
 fn open_origin(settings: &DatasetSettings) -> Result<Arc<dyn Origin>> {
-    let open = || PosixOrigin::open(&settings.source, &settings.identity);
-    let origin = as_identity(&settings.identity, open)??;
+    // Not as the identity: it may not make the mount that keeps access times as they are.
+    let origin = PosixOrigin::open(&settings.source, &settings.identity)?;
     Ok(Arc::new(origin))
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use atlas_core::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 
-use crate::dataset::{Dataset, DatasetSettings, DatasetStatus};
-use crate::events::{Event, EventLog};
+use crate::dataset::{Dataset, DatasetSettings, DatasetStatus, Surroundings, WrapOrigin};
+use crate::events::Event;
 use crate::load::{LoadSettings, LoadStatus};
 
 /// Between two rounds of what has to be done from time to time.
@@ -22,8 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The data sets of one node, by id. Dropping it closes them.
 pub struct Engine {
     shared: Arc<Shared>,
-    live_folder: PathBuf,
-    events: Arc<EventLog>,
+    surroundings: Surroundings,
 }
 
 #[derive(Default)]
@@ -39,6 +38,14 @@ impl Engine {
     /// # Errors
     /// The folder could not be made, or the housekeeping thread not be started.
     pub fn new(live_folder: PathBuf) -> Result<Self> {
+        Self::with_wrapped_origins(live_folder, Box::new(|origin| origin))
+    }
+
+    /// [`new`](Self::new), with `wrap` between every data set and its origin.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn with_wrapped_origins(live_folder: PathBuf, wrap: WrapOrigin) -> Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -52,8 +59,11 @@ impl Engine {
             .map_err(|error| Error::from_io(&error, "start the engine"))?;
         Ok(Self {
             shared,
-            live_folder,
-            events: Arc::default(),
+            surroundings: Surroundings {
+                live_folder,
+                events: Arc::default(),
+                wrap_origin: wrap,
+            },
         })
     }
 
@@ -87,7 +97,7 @@ impl Engine {
     /// As the parts say; nothing stays behind.
     pub fn create(&self, settings: DatasetSettings) -> Result<()> {
         self.insert(settings, |settings| {
-            Dataset::create(&settings, &self.live_folder, &self.events)
+            Dataset::create(&settings, &self.surroundings)
         })
     }
 
@@ -97,7 +107,7 @@ impl Engine {
     /// As the parts say; everything stays as it was.
     pub fn open(&self, settings: DatasetSettings) -> Result<()> {
         self.insert(settings, |settings| {
-            Dataset::open(settings, &self.live_folder, &self.events)
+            Dataset::open(settings, &self.surroundings)
         })
     }
 
@@ -137,7 +147,7 @@ impl Engine {
 
     /// The events of all data sets since the last call.
     pub fn events(&self) -> Vec<Event> {
-        self.events.drain()
+        self.surroundings.events.drain()
     }
 
     /// Whether no mount of it is left in the kernel.
@@ -173,9 +183,12 @@ impl Engine {
             let text = format!("data set {id} is still mounted");
             return Err(Error::new(ErrorKind::Conflict, libc::EBUSY, text));
         }
-        self.shared.datasets.lock().remove(id);
         dataset.close();
-        dataset.destroy()
+        dataset.destroy()?;
+        // Only now: what could not be removed can be destroyed again.
+        self.shared.datasets.lock().remove(id);
+        self.surroundings.events.forget(id);
+        Ok(())
     }
 }
 

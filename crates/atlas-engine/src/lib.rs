@@ -16,7 +16,7 @@ mod pace;
 mod pages;
 mod scan;
 
-pub use dataset::{DatasetSettings, DatasetStatus};
+pub use dataset::{DatasetSettings, DatasetStatus, WrapOrigin};
 pub use engine::Engine;
 pub use events::{Event, Severity};
 pub use load::{LoadPhase, LoadSettings, LoadStatus};

@@ -2,6 +2,7 @@
 
 mod commit;
 mod fill;
+mod maker;
 mod open;
 mod read;
 
@@ -24,6 +25,7 @@ use crate::segments::{
 };
 use crate::tier::Tier;
 use commit::{Changes, Committer};
+use maker::Maker;
 
 /// What a volume may use.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,7 @@ pub struct Volume {
 }
 
 pub(crate) struct Shared {
+    maker: Maker,
     pub(crate) folder: OwnedFd,
     pub(crate) table: VolumeTable,
     pub(crate) segments: SegmentList,

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Changes, Committer, Shared, UNBACKED, Volume, VolumeSettings, word};
+use super::{Changes, Committer, Maker, Shared, UNBACKED, Volume, VolumeSettings, word};
 use crate::bitmap::{DurableBits, LiveBits};
 use crate::checksums::Checksums;
 use crate::files::{self, SparseTable, failed};
@@ -191,6 +191,7 @@ impl Volume {
     ) -> Result<Arc<Self>> {
         let on_disk = parts.durable.is_some();
         let shared = Arc::new(Shared {
+            maker: Maker::start(&parts.folder, id)?,
             folder: parts.folder,
             table: parts.table,
             segments: SegmentList::new(),
@@ -294,14 +295,8 @@ impl Shared {
         if let Some(file) = segment.file() {
             return Ok(file);
         }
-        let name = segment.name();
         // No bit is set in a segment without a file, so what lies there under its name is nothing.
-        files::remove(&self.folder, &name, AtFlags::empty())?;
-        let file = files::open(&self.folder, &name, true)?;
-        if let Err(error) = files::set_length(&file, segment.length) {
-            files::remove(&self.folder, &name, AtFlags::empty())?;
-            return Err(error);
-        }
+        let file = self.maker.make(segment.name(), segment.length)?;
         self.folder_dirty.store(true, Ordering::Release);
         Ok(segment.keep(file))
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from atlas.api.environment import own_home
-from atlas.bench.trees import make_files
+from atlas.testing.trees import make_files
 from conftest import ROOT_REASON, can_mount
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason=ROOT_REASON)
@@ -61,7 +61,7 @@ def shared_memory_once_mounted(work: Path) -> Path:
 
 def test_it_reads_all_files_three_ways_and_writes_a_page(work: Path) -> None:
     data = work / "data"
-    make_files(data, 200, 20_000, 50)
+    make_files(data, 200, 20_000, folders=4)
     demo = start(work, data)
     memory = shared_memory_once_mounted(work)
     said, complained = demo.communicate(timeout=120)
@@ -83,7 +83,7 @@ def test_it_leaves_nothing_when_it_is_stopped(
     work: Path, number: signal.Signals, code: int, after: str
 ) -> None:
     data = work / "data"
-    make_files(data, 200, 20_000, 50)
+    make_files(data, 200, 20_000, folders=4)
     demo = start(work, data)
     assert demo.stderr is not None
     memory = shared_memory_once_mounted(work)

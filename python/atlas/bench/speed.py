@@ -27,9 +27,9 @@ from typing import Any
 from atlas.bench import machine
 from atlas.bench.readers import Pass, Readers
 from atlas.bench.report import Table
-from atlas.bench.trees import make_empty_files, make_files, total_bytes
 from atlas.bench.workers import WorkerError
 from atlas.bench.workplace import CommandError, Workplace, run_scenario
+from atlas.testing.trees import make_empty_files, make_files, total_bytes
 
 Result = dict[str, Any]
 
@@ -71,7 +71,7 @@ def warm_reads(workplace: Workplace) -> list[Result]:
     results = []
     for size, count in ((8_000, 20_000), (100_000, 2_000)):
         plain = workplace.folder / f"plain-{size}"
-        names = make_files(plain, count, size, 200)
+        names = make_files(plain, count, size, folders=max(1, count // 200))
         total_bytes(plain)
         mounted = workplace.create(f"s1-{size}", plain, 2 * count * (size + 8192) + (64 << 20))
         workplace.atlasctl("cache", "warm", f"s1-{size}")
@@ -170,7 +170,7 @@ def loads(workplace: Workplace) -> list[Result]:
     """
     count, size = 60_000, 8_000
     source = workplace.folder / "s7"
-    make_files(source, count, size, 200)
+    make_files(source, count, size, folders=max(1, count // 200))
     total_bytes(source)
     # Begins the node, whose start is no part of a load.
     workplace.atlasctl("node", "start")
@@ -210,7 +210,7 @@ def loads(workplace: Workplace) -> list[Result]:
 def quick(workplace: Workplace) -> list[Result]:
     """How long create takes, and the first read deep in a large folder not yet scanned."""
     few, many = workplace.folder / "few", workplace.folder / "many"
-    make_files(few, 10, 8_000, 10)
+    make_files(few, 10, 8_000)
     make_empty_files(many, MANY_FILES - DEEP_FOLDER_FILES, 1_000)
     # Its name sorts last, so that a scan gets there late.
     deep = Path("zzz/deep/deeper")

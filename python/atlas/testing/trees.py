@@ -1,4 +1,4 @@
-"""Trees of files for tests, and what may be said of a tree: the snapshot that two trees share."""
+"""Trees of files for tests and measurements, and the snapshot that two equal trees share."""
 
 import ctypes
 import hashlib
@@ -266,14 +266,42 @@ def _make_deep(top: bytes) -> None:
     os.close(folder)
 
 
-def make_files(root: Path, count: int, size: int, *, folders: int = 1, seed: int = 1) -> None:
-    """`count` files of `size` bytes each, spread over `folders` folders; bytes from `seed`."""
+def make_files(root: Path, count: int, size: int, *, folders: int = 1, seed: int = 1) -> list[str]:
+    """`count` files of `size` bytes each, spread over `folders` folders; bytes from `seed`.
+
+    Gives their names below `root`, folder by folder.
+    """
     source = random.Random(seed)
     for number in range(folders):
         (root / f"{number:04}").mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        path = root / f"{number % folders:04}" / f"{number:07}.bin"
-        path.write_bytes(source.randbytes(size))
+    names = [f"{number % folders:04}/{number:07}.bin" for number in range(count)]
+    for name in names:
+        (root / name).write_bytes(source.randbytes(size))
+    return sorted(names)
+
+
+def make_empty_files(root: Path, count: int, per_folder: int) -> None:
+    """Fill `root` with `count` empty files: a namespace without the disk space."""
+    for start in range(0, count, per_folder):
+        folder = root / f"{start // per_folder:05}"
+        folder.mkdir(parents=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for index in range(start, min(start + per_folder, count)):
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+                os.close(os.open(f"{index:08}", flags, 0o644, dir_fd=descriptor))
+        finally:
+            os.close(descriptor)
+
+
+def total_bytes(root: Path) -> int:
+    """Read every file below `root` once, which also brings it into the kernel's page cache."""
+    size = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                size += len(file.read())
+    return size
 
 
 def age(root: Path, seconds: int = 3600) -> None:

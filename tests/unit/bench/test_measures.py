@@ -7,7 +7,7 @@ from pathlib import Path
 from atlas.bench import machine
 from atlas.bench.readers import Pass
 from atlas.bench.speed import SETTLING_PASSES, ratio_of_passes, tables
-from atlas.bench.trees import make_empty_files, make_files, total_bytes
+from atlas.testing.trees import make_empty_files, make_files, total_bytes
 
 
 def test_conditions_name_machine_and_commit() -> None:
@@ -33,8 +33,8 @@ def test_process_seconds_count_what_a_process_used() -> None:
 
 def test_made_files_are_the_same_each_time(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    names = make_files(one, 25, 100, 10)
-    assert names == make_files(other, 25, 100, 10)
+    names = make_files(one, 25, 100, folders=3)
+    assert names == make_files(other, 25, 100, folders=3)
     assert len({(one / name).read_bytes() for name in names}) == 25
     assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
     assert total_bytes(one) == 2_500

@@ -1,5 +1,6 @@
 """Unix sockets at any path: names longer than the kernel's 107 bytes, and who is behind one."""
 
+import errno
 import os
 import socket
 import struct
@@ -37,13 +38,26 @@ def connect(path: Path, timeout_seconds: float | None) -> socket.socket:
     """A stream connection to the socket at `path`. Raises OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout_seconds)
+        # Of the kernel's: with Python's the call would fail at once where the queue of the one who
+        # listens is full, instead of waiting for its turn.
+        if timeout_seconds is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_seconds))
         with SocketAddress(path) as name:
-            connection.connect(name)
+            try:
+                connection.connect(name)
+            except BlockingIOError:
+                raise TimeoutError(errno.ETIMEDOUT, "no connection in time") from None
+        connection.settimeout(timeout_seconds)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _timeval(seconds: float) -> bytes:
+    # Zero would mean no limit.
+    microseconds = max(1, int(seconds * 1e6))
+    return struct.pack("@ll", *divmod(microseconds, 1_000_000))
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int, int]:

@@ -35,6 +35,9 @@ WATCH_SECONDS: Final = 0.1
 """Between two looks at the running loads: what a watching user sees as live."""
 RATE_SECONDS: Final = 5.0
 """The rate shown is that of this last stretch."""
+USER_READERS: Final = 256
+"""Of all running loads of one user other than root together, as far as they were asked for. Each is
+a thread of the node."""
 LONGEST_LOOK_SECONDS: Final = 5.0
 """How long a stop waits for the watching thread."""
 LONGEST_WAIT_SECONDS: Final = 30.0
@@ -136,6 +139,7 @@ class Loads:
                     f"data set {row.name} is not served now",
                     hint=f"atlasctl cache describe {row.name}",
                 )
+            self._check_readers(caller, spec.parallel)
             now = time.time()
             load = DataLoad(
                 metadata=Metadata(
@@ -157,6 +161,24 @@ class Loads:
                 raise
             self._events.record(row.id, "Normal", "LoadStarted", load.metadata.name)
             return load, True
+
+    def _check_readers(self, caller: Caller, wanted: int) -> None:
+        """Raises AtlasError (QuotaExceeded) where a user other than root asks for more threads."""
+        if caller.is_root:
+            return
+        with self._changed:
+            running = sum(
+                one.load.spec.parallel
+                for one in self._running.values()
+                if one.dataset.uid == caller.uid
+            )
+        if running + wanted > USER_READERS:
+            raise AtlasError(
+                errors.QUOTA,
+                f"{wanted} readers exceed your limit",
+                f"{running} of {USER_READERS} are at work already",
+                hint="a smaller -p, or none: the node chooses then",
+            )
 
     def stop(self, caller: Caller, identifier: str) -> DataLoad:
         """Stops a load; what it has loaded stays. An ended one is left as it is."""

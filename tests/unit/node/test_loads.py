@@ -6,7 +6,8 @@ from atlas.api import errors
 from atlas.api.errors import AtlasError
 from atlas.api.models import DataLoad, LoadSpec
 from atlas.node.application import Application
-from unit.node.world import ROOT, World, wanted
+from atlas.node.loads import USER_READERS
+from unit.node.world import ROOT, USER, World, wanted
 
 
 def ended(node: Application, name: str) -> DataLoad:
@@ -95,4 +96,17 @@ def test_a_dry_run_says_what_would_move(world: World) -> None:
     preview, _ = node.loads.start(ROOT, "wav", LoadSpec(), dry_run=True)
     assert (preview.status.bytes, preview.status.bytes_total) == (500, 1000)
     assert node.loads.visible(ROOT, "wav") == []
+    node.shut_down()
+
+
+def test_a_user_has_so_many_readers(world: World) -> None:
+    node = world.node()
+    node.start()
+    for name in ("a", "b"):
+        node.datasets.create(USER, wanted(world, name), None, dry_run=False)
+    node.loads.start(USER, "a", LoadSpec(parallel=USER_READERS), dry_run=False)
+    with pytest.raises(AtlasError) as caught:
+        node.loads.start(USER, "b", LoadSpec(parallel=1), dry_run=False)
+    assert caught.value.kind is errors.QUOTA
+    node.loads.start(ROOT, "b", LoadSpec(parallel=1), dry_run=False)
     node.shut_down()

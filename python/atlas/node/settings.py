@@ -56,12 +56,13 @@ def load(path: Path) -> Settings:
             values = tomllib.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise AtlasError(INVALID, f"{path} cannot be read", str(error)) from error
+    tables = convert(values.pop("tiers", []), list[dict[str, str]], f"{path}: tiers")
     tiers = tuple(
         RegisteredTier(
             convert(entry.get("medium"), Medium, f"{path}: medium of a tier"),  # type: ignore[arg-type]
             Path(entry.get("path", "")),
         )
-        for entry in values.pop("tiers", [])
+        for entry in tables
     )
     for tier in tiers:
         if not tier.path.is_absolute():
@@ -74,11 +75,18 @@ def load(path: Path) -> Settings:
     if not isinstance(datasets, int) or datasets < 0:
         raise AtlasError(INVALID, f"{path}: user_datasets must be a number")
     return Settings(
-        memory_bytes=machine_memory() // 2 if memory is None else parse_size(str(memory)),
-        user_bytes=(1 << 62) if user is None else parse_size(str(user)),
+        memory_bytes=machine_memory() // 2 if memory is None else _size(path, memory),
+        user_bytes=(1 << 62) if user is None else _size(path, user),
         user_datasets=datasets,
         tiers=tiers,
     )
+
+
+def _size(path: Path, value: object) -> int:
+    try:
+        return parse_size(str(value))
+    except AtlasError as error:
+        raise AtlasError(INVALID, f"{path}: {error.message}", error.cause) from error
 
 
 def machine_memory() -> int:

@@ -169,7 +169,9 @@ impl PosixOrigin {
         let attributes = found.map_err(|errno| failed(errno, name))?;
         let target = match attributes.kind {
             Kind::Link => {
-                let room = Vec::with_capacity(attributes.size as usize + 1);
+                // Only a hint: an origin may say any size.
+                let room = attributes.size.min(libc::PATH_MAX as u64) as usize + 1;
+                let room = Vec::with_capacity(room);
                 let target = readlinkat(&link, c"", room).map_err(|errno| failed(errno, name))?;
                 Some(target.into_bytes())
             }
@@ -227,10 +229,10 @@ impl Origin for PosixOrigin {
             check_name(name)?;
             self.stat_in(folder, name)
         })?;
-        match answers.iter().any(is_absent) {
-            true => self.root.check_now().map(|()| answers),
-            false => Ok(answers),
+        if answers.iter().any(is_absent) {
+            self.root.check_now()?;
         }
+        Ok(answers)
     }
 
     fn stat(&self, path: &[u8]) -> Result<Entry> {

@@ -207,10 +207,8 @@ fn fetch(
                 .fetch_add(u64::from(item.extent.length), Ordering::Relaxed);
             if complete {
                 // Of a batch over two segments, the first part may be there.
-                match core.volume.is_live(item.extent.address) {
-                    true => Ok(()),
-                    false => kept.clone(),
-                }
+                let there = core.volume.is_live(item.extent.address);
+                if there { Ok(()) } else { kept.clone() }
             } else {
                 keep_one(core, &item, bytes)
             }

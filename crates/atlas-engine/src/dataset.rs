@@ -273,7 +273,10 @@ impl Dataset {
                 .iter()
                 .map(|name| printable(name))
                 .collect(),
-            degraded: core.volume.degraded(),
+            degraded: core.volume.degraded().or_else(|| {
+                let failure = session.as_ref().and_then(Session::failure);
+                failure.map(|error| error.message)
+            }),
             requests: session.as_ref().map(Session::counts).unwrap_or_default(),
             mounted: session.as_ref().is_some_and(|session| !session.ended()),
         }

@@ -1,6 +1,6 @@
 //! All data sets of one node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -28,6 +28,8 @@ pub struct Engine {
 #[derive(Default)]
 struct Shared {
     datasets: Mutex<HashMap<String, Arc<Dataset>>>,
+    /// Ids of those that are being made or opened.
+    opening: Mutex<HashSet<String>>,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -82,13 +84,25 @@ impl Engine {
         make: impl FnOnce(DatasetSettings) -> Result<Dataset>,
     ) -> Result<()> {
         let id = settings.id.clone();
-        if self.shared.datasets.lock().contains_key(&id) {
+        let conflict = || {
             let text = format!("data set {id} is open already");
-            return Err(Error::new(ErrorKind::Conflict, libc::EEXIST, text));
+            Error::new(ErrorKind::Conflict, libc::EEXIST, text)
+        };
+        // Two at a time would take each other's files for what an interrupted one left.
+        if !self.shared.opening.lock().insert(id.clone()) {
+            return Err(conflict());
         }
-        let dataset = Arc::new(make(settings)?);
-        self.shared.datasets.lock().insert(id, dataset);
-        Ok(())
+        let made = if self.shared.datasets.lock().contains_key(&id) {
+            Err(conflict())
+        } else {
+            make(settings)
+        };
+        let made = made.map(|dataset| {
+            let datasets = &self.shared.datasets;
+            datasets.lock().insert(id.clone(), Arc::new(dataset));
+        });
+        self.shared.opening.lock().remove(&id);
+        made
     }
 
     /// Make a data set; its scan starts at once.

@@ -70,7 +70,7 @@ pub struct LoadStatus {
     /// The first failures: printable path and reason.
     pub failed: Vec<(String, String)>,
     pub failed_count: u64,
-    /// Bytes left at the origin because the quota is used up.
+    /// Bytes left at the origin because the quota is used up, or the tier takes nothing.
     pub skipped_bytes: u64,
 }
 

@@ -349,3 +349,68 @@ fn the_data_set_of_another_user_is_cached_and_leaves_no_trace() {
     assert_eq!(load.phase, LoadPhase::Complete, "{load:?}");
     assert_eq!(fs::metadata(bed.source.join("file")).unwrap().atime(), 0);
 }
+
+#[test]
+fn readers_scan_and_loads_meet_without_harm() {
+    const FOLDERS: u64 = 12;
+    const FILES: u64 = 60;
+    let size = |index: u64| ((index * 7919) % 20_000) as usize;
+    let bed = Bed::new(QUOTA, |source| {
+        for folder in 0..FOLDERS {
+            let folder = source.join(format!("d{folder}"));
+            fs::create_dir(&folder).unwrap();
+            for index in 0..FILES {
+                let bytes = pattern(index, size(index));
+                fs::write(folder.join(format!("f{index}")), bytes).unwrap();
+            }
+            fs::hard_link(folder.join("f1"), folder.join("other")).unwrap();
+        }
+    });
+    age();
+    for round in 0..5 {
+        bed.create();
+        let Some(mounted) = bed.mount() else {
+            println!("skipped: no mount");
+            return;
+        };
+        bed.start_load("one", &[]);
+        bed.start_load("two", &["d3", "d5/f1", "d5/other"]);
+        thread::scope(|scope| {
+            for reader in 0..8 {
+                let mounted = &mounted;
+                scope.spawn(move || {
+                    for step in 0..200 {
+                        let pick = (reader * 1_000 + step + round) * 2_654_435_761;
+                        let (folder, index) = (pick / 64 % FOLDERS, pick / 4096 % FILES);
+                        let read = mounted.read(&format!("d{folder}/f{index}")).unwrap();
+                        assert!(read == pattern(index, size(index)));
+                    }
+                });
+            }
+        });
+        for load in ["one", "two"] {
+            let phase = eventually("the load ends", || {
+                let status = bed.engine.load_status("data", load).unwrap();
+                (status.phase != LoadPhase::Running).then_some(status.phase)
+            });
+            assert_eq!(phase, LoadPhase::Complete);
+        }
+        let status = bed.scanned();
+        assert_eq!(status.scan, ScanProgress::Complete);
+        assert_eq!(status.files, FOLDERS * FILES);
+        assert_eq!(
+            (status.cached_files, status.cached_bytes),
+            (status.files, status.total_bytes)
+        );
+        assert_eq!(status.origin.read_bytes, status.total_bytes, "fetched once");
+        for folder in 0..FOLDERS {
+            let inode = |name| fs::metadata(mounted.path(&format!("d{folder}/{name}"))).unwrap();
+            assert_eq!(inode("f1").ino(), inode("other").ino());
+        }
+        drop(mounted);
+        eventually("the mount ends", || {
+            bed.engine.ended("data").unwrap().then_some(())
+        });
+        bed.destroy();
+    }
+}

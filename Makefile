@@ -60,7 +60,7 @@ lint: $(STAMPS)/dev
 	cargo fmt --all --check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
+	PYTHONPATH=python $(BIN)/lint-imports
 	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
 
 types: $(STAMPS)/dev

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
-from atlas.cli.run import Output, Run, is_terminal
+from atlas.cli.run import Output, Run
 
 FORMATS = ("table", "wide", "json", "yaml", "name", "jsonpath")
 
@@ -144,8 +143,3 @@ def wants_objects(arguments: list[str]) -> bool:
         if argument in ("-o", "--output") and arguments[position + 1 : position + 2] == ["json"]:
             return True
     return False
-
-
-def stdin_is_terminal() -> bool:
-    """Whether somebody is there to answer a question."""
-    return is_terminal(sys.stdin) and is_terminal(sys.stderr)

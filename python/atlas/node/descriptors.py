@@ -143,22 +143,3 @@ class KeeperLink:
         self._alive = False
         self._answers.put(None)
         logger.warning("the keeper is gone: mounts would not survive this node's death")
-
-
-class NoKeeper:
-    """A node that was started by hand, without a keeper: nothing outlives it."""
-
-    def put(self, key: str, descriptor: int) -> None:
-        """Nobody keeps it."""
-
-    def get(self, key: str) -> int | None:
-        """Nothing was kept."""
-
-    def drop(self, key: str) -> None:
-        """Nothing was kept."""
-
-    def held(self) -> list[str]:
-        return []
-
-    def status(self) -> KeeperStatus:
-        return KeeperStatus(pid=None, alive=False)

@@ -37,11 +37,6 @@ impl ReplyFolder {
         }
     }
 
-    /// Whether the kernel takes attributes with the names (READDIRPLUS).
-    pub const fn wants_attributes(&self) -> bool {
-        self.with_attributes
-    }
-
     /// Adds an entry; false: it does not fit, send what there is. `next_offset` is what the
     /// kernel comes back with for the entries after this one; never 0. `node` is ignored where
     /// attributes are not wanted; with `None` the kernel learns the name and looks it up when it

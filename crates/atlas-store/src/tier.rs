@@ -63,7 +63,6 @@ const TMPFS: u64 = 0x0102_1994;
 /// A tier folder, held open: what happens to its path later does not lead us elsewhere.
 pub struct Tier {
     folder: OwnedFd,
-    path: PathBuf,
     medium: Medium,
     uuid: String,
     boot_id: String,
@@ -145,7 +144,6 @@ impl Tier {
         let boot_id = boot_id.to_owned();
         Ok(Self {
             folder: descriptor,
-            path,
             medium,
             uuid,
             boot_id,
@@ -159,11 +157,6 @@ impl Tier {
 
     pub fn medium(&self) -> Medium {
         self.medium
-    }
-
-    /// The path that it was opened by.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Bytes that the file system has left for us.

@@ -11,7 +11,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -271,6 +271,15 @@ fn damaged_bytes_are_fetched_again_while_they_are_read() {
         return;
     };
     assert!(damage(&bed.tier_folder) > 500);
+    // Direct reads show the first answer; others the kernel asks for again, page by page.
+    let direct = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(mounted.path("small"))
+        .unwrap();
+    let mut page = [0; 4096];
+    direct.read_exact_at(&mut page, 0).unwrap();
+    assert!(page == pattern(4, 7000)[..4096]);
     assert!(mounted.read("large").unwrap() == bytes);
     assert!(mounted.read("small").unwrap() == pattern(4, 7000));
     let after = bed.status();

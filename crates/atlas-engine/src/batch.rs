@@ -43,9 +43,11 @@ impl Batch {
         }
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
+    /// The bytes that have to be fetched.
+    pub(crate) fn missing_bytes(&self, core: &Core) -> u64 {
         self.items
             .iter()
+            .filter(|item| core.volume.state(&item.extent) == ExtentState::Absent)
             .map(|item| u64::from(item.extent.length))
             .sum()
     }

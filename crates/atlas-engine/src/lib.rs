@@ -15,6 +15,7 @@ mod load;
 mod pace;
 mod pages;
 mod scan;
+mod walk;
 
 pub use dataset::{DatasetSettings, DatasetStatus, WrapOrigin};
 pub use engine::Engine;

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from atlas.api import errors, models
+from atlas.api import errors, keeper, models
 from atlas.api.environment import Home, client_home, own_home
 from atlas.api.errors import AtlasError
 from atlas.api.units import format_size
@@ -195,8 +195,13 @@ def check_node(run: Run, home: Home, seen: _Seen) -> Iterator[Check]:
     try:
         client = running(run)
         if client is None:
-            if home == own_home() and machine.is_locked(home.keeper_lock):
-                yield Check("node", FAIL, f"its keeper runs, nothing listens at {home.socket}", log)
+            if home == own_home() and keeper.is_locked(home):
+                yield Check(
+                    "node",
+                    FAIL,
+                    f"its keeper runs, nothing listens at {home.socket}",
+                    "atlasctl node stop",
+                )
             else:
                 yield Check("node", OK, "not running; the first command that needs it starts it")
             return

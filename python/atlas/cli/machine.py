@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from pathlib import Path
@@ -58,21 +57,6 @@ def atlas_mounts(table: Path) -> list[str]:
         if fields[fields.index("-") + 1] == "fuse.atlas":
             paths.append(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4]))
     return paths
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock on a file. Nothing is waited for, nothing changed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def memory_total(root: Path) -> int:

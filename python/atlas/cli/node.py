@@ -60,13 +60,41 @@ def stop(run: Run, force: bool) -> None:
     from atlas.cli.show import show
 
     client = running(run)
-    stopped = client.stop(force=force) if client else None
+    if client is None:
+        pid = _stop_unreachable(run, force)
+        stopped = None if pid is None else {"pid": pid}
+    else:
+        stopped = to_builtins(client.stop(force=force))
     run.say(
-        f"Stopped the node (pid {stopped.pid}). Data sets and caches stay."
+        f"Stopped the node (pid {stopped['pid']}). Data sets and caches stay."
         if stopped
         else "No node is running."
     )
-    show(run, {"stopped": to_builtins(stopped) if stopped else None}, text=lambda: "")
+    show(run, {"stopped": stopped}, text=lambda: "")
+
+
+def _stop_unreachable(run: Run, force: bool) -> int | None:
+    """Stops a node whose socket somebody has removed. Gives the keeper's pid, None for no node."""
+    import os
+    from pathlib import Path
+
+    from atlas.api import errors, keeper
+    from atlas.api.environment import own_home
+    from atlas.cli import machine
+    from atlas.cli.session import time_left
+
+    home = own_home()
+    own = f"{os.path.realpath(home.mounts)}/"
+    mounts = machine.atlas_mounts(Path("/proc/self/mountinfo"))
+    if not force and keeper.is_locked(home) and any(path.startswith(own) for path in mounts):
+        raise errors.AtlasError(
+            errors.IN_USE,
+            "the node cannot be asked who uses its mounts",
+            f"nothing listens at {home.socket}",
+            hint="atlasctl node stop --force",
+            unchanged="the node goes on",
+        )
+    return keeper.stop_keeper(home, time_left(run))
 
 
 @command("describe", formats=("table", "json", "yaml", "name", "jsonpath"))

@@ -350,7 +350,8 @@ def main(arguments: list[str]) -> int:
                     "reason": "Temporary",
                     "exitCode": 5,
                     "message": "a keeper of this node is still running",
-                    "try": "the same command again",
+                    "cause": "it does not answer; one that is ending has gone in a moment",
+                    "try": "atlasctl node stop",
                 }
             }
         )

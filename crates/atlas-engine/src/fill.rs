@@ -51,8 +51,12 @@ pub(crate) fn read_live(core: &Core, node: &Node, offset: u64, buffer: &mut [u8]
         core.counters.hit_bytes.fetch_add(length, Ordering::Relaxed);
         return true;
     }
+    // A damaged page has given its extent up; whatever else is wrong with the tier's tables shows
+    // only when the extent is looked at whole.
     for extent in extents_of(address, node.attributes.size, offset, length) {
-        if !core.volume.is_live(extent.address) {
+        let sound =
+            core.volume.is_live(extent.address) && matches!(core.volume.verify(&extent), Ok(true));
+        if !sound {
             core.lost_cached(node, &extent);
         }
     }

@@ -291,6 +291,41 @@ fn damaged_bytes_are_fetched_again_while_they_are_read() {
 }
 
 #[test]
+fn lost_checksums_are_noticed_once_and_made_again() {
+    let bytes = pattern(5, 3 * MIB);
+    let bed = Bed::new(QUOTA, |source| {
+        fs::write(source.join("file"), &bytes).unwrap();
+    });
+    age();
+    bed.create();
+    bed.scanned();
+    assert_eq!(bed.load(&[]).phase, LoadPhase::Complete);
+    let Some(mounted) = bed.mount() else {
+        println!("skipped: no mount");
+        return;
+    };
+    let volume = fs::read_dir(&bed.tier_folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    let checksums = fs::File::options()
+        .write(true)
+        .open(volume.join("checksums"))
+        .unwrap();
+    checksums.set_len(100).unwrap();
+    let before = bed.status();
+    assert!(mounted.read("file").unwrap() == bytes);
+    let after = bed.status();
+    assert!(after.miss_bytes > before.miss_bytes, "nothing was damaged");
+    assert_eq!(after.cached_bytes, before.cached_bytes);
+    assert!(bed.reasons().contains(&"CorruptExtent"));
+    // Kept again: the next look at it needs no origin.
+    assert_eq!(bed.load(&[]).phase, LoadPhase::Complete);
+    assert_eq!(bed.status().miss_bytes, after.miss_bytes);
+}
+
+#[test]
 fn no_name_is_lost_to_an_origin_that_is_away_for_a_while() {
     let bed = Bed::new(QUOTA, |source| {
         for index in 0..10 {

@@ -269,7 +269,9 @@ class Keeper:
             self.receive(link)
         code = os.waitstatus_to_exitcode(status)
         ended = f"signal {-code}" if code < 0 else f"status {code}"
-        if self.stopping and (code >= 0 or self.killed):
+        # A node ends with 0 only when it was asked to; that it said so may have been lost, where
+        # this keeper was stopped meanwhile.
+        if code == 0 or (self.stopping and (code >= 0 or self.killed)):
             log("INFO", f"the node has stopped ({ended})")
             return False
         if not self.was_ready and code >= 0:

@@ -237,6 +237,16 @@ def test_a_node_that_dies_while_it_stops_has_a_next_one_that_unmounts(
     assert not keeper.replace_node()
 
 
+def test_a_node_that_ended_as_asked_has_no_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the node could not say so: the keeper was stopped, and the link given up."""
+    monkeypatch.setattr(keeper_module, "log", lambda *_: None)
+    monkeypatch.setattr(keeper_module, "RESTART_DELAYS_SECONDS", (0.0,))
+    assert not Replacing(0).replace_node()
+    keeper = Replacing(1, 0)
+    assert keeper.replace_node()
+    assert not keeper.replace_node()
+
+
 def test_nodes_that_always_die_young_leave_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper_module, "log", lambda *_: None)
     monkeypatch.setattr(keeper_module, "RESTART_DELAYS_SECONDS", (0.0,))

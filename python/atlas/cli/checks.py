@@ -215,7 +215,9 @@ def check_node(run: Run, home: Home, seen: _Seen) -> Iterator[Check]:
         return
     status = seen.node.status
     yield Check("node", OK, f"pid {status.pid} answers at {status.socket}")
-    if not status.keeper.alive:
+    if status.keeper.alive:
+        yield Check("keeper", OK, f"pid {status.keeper.pid} watches the node")
+    else:
         yield Check(
             "keeper",
             WARN,

@@ -46,7 +46,7 @@ def test_all_that_is_promised_is_looked_at(node: FakeNode, atlasctl: Atlasctl) -
     found = findings(atlasctl("doctor", "-o", "json"))
     assert set(found) == {
         "fuse", "rights", "kernel", "tmpfs", "memory", "run folder", "state folder", "log folder",
-        "node", "version", "data sets", "mounts",
+        "node", "keeper", "version", "data sets", "mounts",
     }  # fmt: skip
     assert found["node"] == found["version"] == OK
 

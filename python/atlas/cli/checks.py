@@ -164,7 +164,8 @@ def _check_folder(name: str, folder: Path, mode: int) -> Check:
         status = folder.lstat()
     except FileNotFoundError:
         above = next(parent for parent in folder.parents if parent.exists())
-        if os.access(above, os.W_OK | os.X_OK):
+        read_only = os.statvfs(above).f_flag & os.ST_RDONLY
+        if os.access(above, os.W_OK | os.X_OK) and not read_only:
             return Check(name, OK, f"{folder} is made by the first start")
         return Check(
             name, FAIL, f"{folder} cannot be made: {above} is not writable", f"ls -ld {above}"
@@ -184,6 +185,11 @@ def _check_folder(name: str, folder: Path, mode: int) -> Check:
             f"chmod {mode:04o} {folder}",
         )
     free = os.statvfs(folder)
+    # The flag besides the right: root has every right, also where nothing can be written.
+    if free.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+        return Check(
+            name, FAIL, f"{folder} cannot be written to", f"findmnt -T {shlex.quote(str(folder))}"
+        )
     if free.f_bavail * free.f_frsize < 16 << 20 or (free.f_files and not free.f_favail):
         return Check(name, FAIL, f"{folder} is on a full disk", f"df -h {folder}")
     return Check(name, OK, f"{folder}")

@@ -133,6 +133,14 @@ def test_folders(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found.log.touch()
     states = {check.name: state(check) for check in checks.check_folders(found)}
     assert states == {"run folder": OK, "state folder": WARN, "log folder": FAIL}
+    space = os.statvfs(home)
+    with monkeypatch.context() as patched:
+        read_only = os.statvfs_result((*space[:8], space.f_flag | os.ST_RDONLY, *space[9:]))
+        patched.setattr(os, "statvfs", lambda _: read_only)
+        assert state(next(checks.check_folders(found))) == FAIL
+        found.run.rmdir()
+        assert state(next(checks.check_folders(found))) == FAIL
+        found.run.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     foreign = {check.name: state(check) for check in checks.check_folders(own_home())}
     assert foreign["run folder"] == FAIL

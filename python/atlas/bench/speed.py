@@ -210,7 +210,7 @@ def loads(workplace: Workplace) -> list[Result]:
 def quick(workplace: Workplace) -> list[Result]:
     """How long create takes, and the first read deep in a large folder not yet scanned."""
     few, many = workplace.folder / "few", workplace.folder / "many"
-    make_files(few, 10, 8_000)
+    first_of_few = make_files(few, 10, 8_000)[0]
     make_empty_files(many, MANY_FILES - DEEP_FOLDER_FILES, 1_000)
     # Its name sorts last, so that a scan gets there late.
     deep = Path("zzz/deep/deeper")
@@ -219,7 +219,7 @@ def quick(workplace: Workplace) -> list[Result]:
     (many / wanted).write_bytes(b"first")
     workplace.atlasctl("node", "start")
     results = []
-    for root, files, first in ((few, 10, Path("00000/00000005")), (many, MANY_FILES, wanted)):
+    for root, files, first in ((few, 10, Path(first_of_few)), (many, MANY_FILES, wanted)):
         started = time.monotonic()
         mounted = workplace.create("quick", root, 1 << 30)
         created = time.monotonic()

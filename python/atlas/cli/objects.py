@@ -21,7 +21,7 @@ def read_object(file: IO[bytes]) -> dict[str, Any]:
     try:
         # JSON with tabs is no YAML, so that it is not left to the YAML reader.
         plain = json.loads(content) if content.lstrip().startswith(b"{") else _read_yaml(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         cause = " ".join(str(error).split())
         raise AtlasError(
             INVALID, f"{name_of(file)} is neither YAML nor JSON", printable(cause)

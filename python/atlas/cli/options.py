@@ -10,6 +10,8 @@ from atlas.cli.run import Output, Run
 
 FORMATS = ("table", "wide", "json", "yaml", "name", "jsonpath")
 
+LONGEST_SECONDS = 366 * 86400.0
+
 
 class OutputType(click.ParamType[Output]):
     """Value of `-o`."""
@@ -59,6 +61,8 @@ class DurationType(click.ParamType[float]):
             self.fail(str(error), param, ctx)
         if seconds <= 0:
             self.fail(f"{value!r} is no time to wait", param, ctx)
+        if seconds > LONGEST_SECONDS:
+            self.fail(f"{value!r} is longer than a year; leave it out to wait on", param, ctx)
         return seconds
 
 

@@ -5,6 +5,7 @@ Data goes to standard output, everything said to a person to standard error.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -66,12 +67,22 @@ class Run:
         return click.style(text, **style) if self.colour(stream) else text
 
     def emit(self, text: str) -> None:
-        """Writes data. Raises OutputClosedError when nobody reads it any more."""
+        """Writes data. Raises OutputClosedError when nobody reads it any more, and AtlasError where
+        it cannot be written (a full disk, a closed standard output)."""
         try:
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "standard output is closed")
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
             raise OutputClosedError from None
+        except OSError as error:
+            from atlas.api.errors import INPUT_OUTPUT, AtlasError
+
+            give_up_output()
+            raise AtlasError(
+                INPUT_OUTPUT, "the output cannot be written", error.strerror, "df -h ."
+            ) from error
 
     def say(self, text: str) -> None:
         """Tells a person something; silent with `-q` and where a program reads."""
@@ -86,6 +97,11 @@ def complain(text: str) -> None:
         sys.stderr.flush()
     except (BrokenPipeError, ValueError):
         return
+
+
+def give_up_output() -> None:
+    """Python flushes standard output once more at its end, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -12,6 +12,9 @@ from atlas.api.environment import Home, client_home, own_home
 from atlas.api.errors import AtlasError
 from atlas.cli.run import Run, complain
 
+_LONGEST_CALL_SECONDS = 7 * 86400.0
+"""Sockets take no time limit beyond 24 days."""
+
 
 class Client(NodeClient):
     """A client whose every call ends within the run's `--timeout`; `-v` shows the calls."""
@@ -45,7 +48,7 @@ def time_left(run: Run) -> float:
         return DEFAULT_TIMEOUT_SECONDS
     if remaining <= 0:
         raise AtlasError(errors.TIMED_OUT, f"stopped waiting after {run.timeout_seconds:g} s")
-    return remaining
+    return min(remaining, _LONGEST_CALL_SECONDS)
 
 
 def running(run: Run) -> Client | None:

@@ -10,8 +10,8 @@ import pytest
 from atlas.api import errors
 from atlas.api.environment import VARIABLES
 from atlas.cli.commands import Command
-from atlas.cli.main import root
 from atlas.cli.options import GLOBAL_OPTIONS
+from atlas.cli.program import root
 from atlas.node.settings import Settings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()

@@ -69,6 +69,50 @@ def test_a_reader_that_has_seen_enough_is_no_error(
     assert "error" not in err
 
 
+def test_output_that_cannot_be_written(node: FakeNode) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = start("cache", "list", stdout=full, stderr=subprocess.PIPE)
+    os.close(full)
+    err = process.communicate(timeout=20)[1].decode()
+    assert process.returncode == 1
+    assert "No space left" in err
+    assert "defect" not in err
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m atlas.cli.main cache list >&-', sys.executable],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "python")},
+        capture_output=True,
+        check=False,
+    )
+    assert closed.returncode == 1
+    assert b"standard output is closed" in closed.stderr
+
+
+def test_an_interrupt_while_modules_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    package = Path(__file__).parents[3] / "python"
+    ended = subprocess.run(
+        [sys.executable, "-m", "atlas.cli.main", "version"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{package}"},
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 130
+    assert ended.stderr == b"error: interrupted\n"
+
+
+def test_values_beyond_all_measure(node: FakeNode, tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    deep.write_text('{"a":' * 100_000)
+    for arguments, code in (
+        (("--timeout", "999999999999h", "cache", "list"), 2),
+        (("--timeout", "60d", "cache", "list"), 0),
+        (("cache", "create", "-f", str(deep)), 2),
+    ):
+        process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        err = process.communicate(timeout=20)[1]
+        assert (process.returncode, b"defect" in err) == (code, False), err
+
+
 def test_a_name_that_the_encoding_lacks(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     node.datasets["wav"].spec.mounts[0].source = "/Grüße"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from atlas.api import errors, models
 from atlas.api.client import NodeClient
+from atlas.api.commands import watch_command
 from atlas.api.errors import AtlasError, ErrorCode
 from atlas.api.units import format_duration, format_size, parse_time, printable
 from atlas.cli.run import Run
@@ -20,22 +21,6 @@ _WORST = (errors.LOAD_FAILED, errors.PARTLY_DONE)
 def ended(load: models.DataLoad) -> bool:
     """Whether nothing more will come of the load."""
     return load.status.phase not in ("Pending", "Running")
-
-
-def watch_command(specs: Sequence[models.LoadSpec]) -> str:
-    """The command that watches these loads while they run: the node takes the same wish for the
-    same load, and another one for a conflict."""
-    targets = [
-        target
-        for spec in specs
-        for target in ([f"{spec.dataset}:{path}" for path in spec.paths] or [spec.dataset])
-    ]
-    options = []
-    if specs[0].parallel:
-        options += ["-p", str(specs[0].parallel)]
-    if specs[0].bytes_per_second:
-        options += ["--bwlimit", f"{specs[0].bytes_per_second}/s"]
-    return shlex.join(["atlasctl", "cache", "warm", *targets, *options])
 
 
 def left_running(kind: ErrorCode, message: str, specs: Sequence[models.LoadSpec]) -> AtlasError:

@@ -64,8 +64,8 @@ def warm(
     goes on. Exit code 0: Complete; 8: Partial, and why; 1: Failed or stopped. Ctrl-C ends the
     watching, not the load; the same command watches it again.
     """
+    from atlas.api.commands import watch_command
     from atlas.api.models import DataLoad, Metadata
-    from atlas.cli.endings import watch_command
     from atlas.cli.session import absent, nearest, used
 
     context = click.get_current_context()

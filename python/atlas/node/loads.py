@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from atlas.api import errors
+from atlas.api.commands import watch_command
 from atlas.api.errors import AtlasError
 from atlas.api.models import DataLoad, FailedFile, LoadSpec, LoadStatus, Metadata
 from atlas.api.units import format_time, parse_time, printable
@@ -130,8 +131,8 @@ class Loads:
                     errors.CONFLICT,
                     f"another load of data set {row.name} is running",
                     other.metadata.name,
-                    hint=f"atlasctl cache warm {row.name} --stop",
-                    unchanged="the running load goes on",
+                    hint=watch_command([other.spec]),
+                    unchanged="the running load goes on; --stop would end it",
                 )
             if self._registry.entry(row.id).state != "serving":
                 raise AtlasError(

@@ -58,6 +58,7 @@ def test_one_load_at_a_time(world: World) -> None:
     with pytest.raises(AtlasError) as caught:
         node.loads.start(ROOT, "wav", LoadSpec(), dry_run=False)
     assert caught.value.kind is errors.CONFLICT
+    assert caught.value.hint == "atlasctl cache warm wav:/a/b wav:/c"
     assert node.loads.stop(ROOT, first.metadata.name).status.phase == "Stopped"
     assert node.loads.start(ROOT, "wav", LoadSpec(), dry_run=False)[1]
     node.shut_down()

@@ -6,6 +6,7 @@ descriptor: whoever owns a folder above could have put a link there.
 """
 
 import os
+import shlex
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,8 +151,13 @@ class Mounting:
         """
         path = check_path(given, "the mount folder")
         shown = printable(path)
-        with failing(f"the mount folder {shown} cannot be opened"):
-            descriptor = self._system.open_folder_as(identity, path)
+        try:
+            with failing(f"the mount folder {shown} cannot be opened"):
+                descriptor = self._system.open_folder_as(identity, path)
+        except AtlasError as error:
+            if error.kind is errors.PATH_NOT_FOUND:
+                error.hint = f"mkdir -p {shlex.quote(path)}"
+            raise
         try:
             # Links may lead to a name that the given one does not show.
             real = check_path(os.readlink(f"/proc/self/fd/{descriptor}"), "the mount folder")

@@ -14,8 +14,10 @@ from atlas.cli.run import Run
 
 _FIRST_FAILED = 10
 _PAGE_BYTES = 4096
+_ABSENT = "no such entry in the data set"
+"""How the engine's reason ends where a path that was named does not exist."""
 # Worst first: what several loads end with.
-_WORST = (errors.LOAD_FAILED, errors.PARTLY_DONE)
+_WORST = (errors.LOAD_FAILED, errors.NOT_FOUND, errors.PARTLY_DONE)
 
 
 def ended(load: models.DataLoad) -> bool:
@@ -76,6 +78,20 @@ def _problem(client: NodeClient, load: models.DataLoad) -> AtlasError:
             again,
             "what is cached stays",
             details,
+        )
+    if (
+        status.phase in ("Failed", "Partial")
+        and not status.files
+        and not status.skipped_bytes
+        and 0 < status.failed_count == len(status.failed)
+        and all(failure.reason.endswith(_ABSENT) for failure in status.failed)
+    ):
+        return AtlasError(
+            errors.NOT_FOUND,
+            f"data set {name} has no such path",
+            hint=f"atlasctl cache describe {name}",
+            unchanged="nothing was loaded",
+            details=details,
         )
     if status.phase == "Failed":
         return AtlasError(

@@ -93,6 +93,17 @@ def test_exit_codes(node: FakeNode, atlasctl: Atlasctl, phase: str, code: int) -
     assert "because" in ended.err
 
 
+@pytest.mark.parametrize(("reason", "code"), [("nope: no such entry in the data set", 3), ("x", 1)])
+def test_a_path_that_is_not_there(
+    node: FakeNode, atlasctl: Atlasctl, reason: str, code: int
+) -> None:
+    failed = [models.FailedFile(path="/nope", reason=reason)]
+    node.load_states = [load_status("Failed", files=0, bytes=0, failed=failed, failed_count=1)]
+    ended = atlasctl("cache", "warm", "wav:/nope")
+    assert ended.code == code
+    assert "/nope" in ended.err
+
+
 def test_the_worst_of_several_counts(node: FakeNode, atlasctl: Atlasctl) -> None:
     node.datasets["images"] = dataset("images")
     node.load_states = [load_status("Partial", failed_count=1), load_status("Failed")]

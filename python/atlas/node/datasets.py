@@ -318,7 +318,15 @@ class Datasets:
     def _delete_unmounted(self, row: DatasetRow) -> None:
         if self._registry.entry(row.id).state == "failed":
             # Its tier may be missing: then nothing may be deleted half.
-            self._tiers.reopen(row)
+            try:
+                self._tiers.reopen(row)
+            except AtlasError as error:
+                if error.kind is errors.TIER_MISSING:
+                    error.hint = (
+                        f"mount its disk; or, to leave its bytes there: atlasctl cache delete"
+                        f" {row.name} --force"
+                    )
+                raise
         self._database.set_phase(row.id, "deleting")
         if self._lifecycle.remove(row):
             self._registry.drop(row.id)

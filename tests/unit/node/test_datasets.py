@@ -238,6 +238,7 @@ def test_one_failed_data_set_does_not_hurt_the_others(world: World, tmp_path: Pa
     with pytest.raises(AtlasError) as caught:
         node.datasets.delete(ROOT, "bad", force=False, dry_run=False)
     assert caught.value.kind is errors.TIER_MISSING
+    assert "atlasctl cache delete bad --force" in (caught.value.hint or "")
     node.datasets.delete(ROOT, "bad", force=True, dry_run=False)
     assert [dataset.metadata.name for dataset in node.datasets.visible(ROOT)] == ["good"]
     node.shut_down()

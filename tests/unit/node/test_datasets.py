@@ -98,7 +98,8 @@ def test_sources(node: Application, world: World) -> None:
 
 def test_mount_folders(node: Application, world: World) -> None:
     folder = world.folder / "target"
-    refused(errors.PATH_NOT_FOUND, node, world, mount=str(folder))
+    absent = refused(errors.PATH_NOT_FOUND, node, world, mount=str(folder))
+    assert absent.hint == f"mkdir -p {folder}"
     refused(errors.INVALID, node, world, mount="target")
     folder.mkdir()
     os.chown(folder, os.geteuid(), -1)

@@ -1,7 +1,8 @@
-//! Mounts: make a FUSE superblock, attach it, take it away, list what is there.
+//! Mounts: make a FUSE or an EROFS superblock, attach it, take it away, list what is there.
 //!
 //! Needs CAP_SYS_ADMIN in the mount namespace and Linux 5.2 or newer (the `fsopen` calls).
 
+mod image;
 mod table;
 mod view;
 
@@ -18,6 +19,7 @@ use rustix::mount::{
     open_tree,
 };
 
+pub use image::{DeviceFile, ImageMount, mount_image, set_image_read_ahead, superblock_exists};
 pub use table::{MountEntry, table};
 pub use view::untouching_view;
 
@@ -111,6 +113,52 @@ fn log(context: &OwnedFd) -> String {
 pub fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", folder, "", flags).map_err(|errno| failed(errno, "attach a mount"))
+}
+
+/// Attaches a mount beneath the one whose root `covered` is. Whoever then detaches that one has
+/// changed the file system at its path without a moment in which nothing is mounted there; files
+/// and working folders in use stay on the old one. Mount namespaces that follow this one see the same.
+///
+/// # Errors
+/// `Unsupported` before Linux 6.5; `Invalid` if `covered` is not the root of a mount, or lies in
+/// another mount namespace.
+///
+/// Source: `MOVE_MOUNT_BENEATH`, commit 6ac392815628 of Linux.
+pub fn attach_beneath(mount: BorrowedFd<'_>, covered: BorrowedFd<'_>) -> Result<()> {
+    if !beneath_is_known() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            libc::EINVAL,
+            "attach a mount beneath another one: needs Linux 6.5",
+        ));
+    }
+    let flags =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH | BENEATH;
+    move_mount(mount, "", covered, "", flags)
+        .map_err(|errno| failed(errno, "attach a mount beneath another one"))
+}
+
+/// `MOVE_MOUNT_BENEATH` of `linux/mount.h`.
+const BENEATH: MoveMountFlags = MoveMountFlags::from_bits_retain(0x200);
+
+/// Whether the kernel has the flag: one that does not know it looks at nothing else (EINVAL), one
+/// that does finds that there is no such descriptor.
+pub fn beneath_is_known() -> bool {
+    // SAFETY: no descriptor has the number -1, so the call fails and changes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            -1,
+            c"".as_ptr(),
+            -1,
+            c"".as_ptr(),
+            (MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+                | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
+                | BENEATH)
+                .bits(),
+        )
+    };
+    result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
 }
 
 /// Another mount of the file system at `path`, to be attached elsewhere.

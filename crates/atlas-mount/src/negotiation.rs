@@ -70,6 +70,7 @@ fn wanted(settings: &SessionSettings) -> u64 {
                 | capability::EXPLICIT_INVAL_DATA
         }
         Profile::Uncached => capability::ASYNC_DIO | capability::DIRECT_IO_ALLOW_MMAP,
+        Profile::Twin => capability::ASYNC_DIO,
     };
     if settings.posix_acl {
         flags |= capability::POSIX_ACL;

@@ -32,7 +32,7 @@ impl ReplyEntry {
                 };
                 self.0.answer([answer.as_bytes(), &[]]);
             }
-            Profile::Uncached => self.0.refuse(libc::ENOENT),
+            Profile::Uncached | Profile::Twin => self.0.refuse(libc::ENOENT),
         }
     }
 
@@ -167,8 +167,8 @@ impl ReplyOpen {
         let flags = match (self.ticket.profile(), self.folder) {
             (Profile::Live, false) => opened::KEEP_CACHE | opened::NOFLUSH,
             (Profile::Live, true) => opened::KEEP_CACHE | opened::CACHE_DIR,
-            (Profile::Uncached, false) => opened::DIRECT_IO | opened::NOFLUSH,
-            (Profile::Uncached, true) => 0,
+            (Profile::Uncached | Profile::Twin, false) => opened::DIRECT_IO | opened::NOFLUSH,
+            (Profile::Uncached | Profile::Twin, true) => 0,
         };
         let answer = OpenAnswer {
             handle,
@@ -179,11 +179,11 @@ impl ReplyOpen {
     }
 
     /// The file system needs no handles. Live: the kernel opens by itself and asks no more.
-    /// Uncached: opened with the handle 0, since only an answer can carry the flag for direct I/O.
+    /// Else: opened with the handle 0, since only an answer can carry the flag for direct I/O.
     pub fn unneeded(self) {
         match self.ticket.profile() {
             Profile::Live => self.ticket.refuse(libc::ENOSYS),
-            Profile::Uncached => self.opened(0),
+            Profile::Uncached | Profile::Twin => self.opened(0),
         }
     }
 

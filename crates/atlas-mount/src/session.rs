@@ -36,6 +36,9 @@ pub enum Profile {
     Live,
     /// Nothing: every call asks, every read is direct.
     Uncached,
+    /// Names and attributes for ever, no bytes: files that stand behind the devices of an image,
+    /// whose own pages the kernel keeps. Reads are direct, and several of one caller wait together.
+    Twin,
 }
 
 impl Profile {
@@ -43,7 +46,7 @@ impl Profile {
     pub(crate) const fn lifetime_seconds(self) -> u64 {
         match self {
             // A year: the kernel counts in jiffies and cannot take "for ever".
-            Self::Live => 365 * 86_400,
+            Self::Live | Self::Twin => 365 * 86_400,
             Self::Uncached => 0,
         }
     }

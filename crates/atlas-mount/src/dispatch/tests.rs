@@ -171,7 +171,11 @@ fn read_arguments(offset: u64, size: u32) -> ReadArguments {
 
 #[test]
 fn answers_carry_the_whole_unique_and_the_life_of_the_profile() {
-    for (profile, seconds) in [(Profile::Live, 365 * 86_400), (Profile::Uncached, 0)] {
+    for (profile, seconds) in [
+        (Profile::Live, 365 * 86_400),
+        (Profile::Uncached, 0),
+        (Profile::Twin, 365 * 86_400),
+    ] {
         let kernel = Kernel::new(profile);
         kernel.ask(operation::LOOKUP, RESENT | 8, 1, b"here\0");
         let (unique, error, payload) = kernel.answer();

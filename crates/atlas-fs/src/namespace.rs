@@ -385,7 +385,7 @@ impl Namespace {
         leaves(target, self.depth(folder))
     }
 
-    fn records(&self) -> impl Iterator<Item = (NodeId, Record<'_>)> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = (NodeId, Record<'_>)> {
         (1..self.tables.nodes_end())
             .map(NodeId)
             .filter_map(|id| Some((id, self.tables.record(id)?)))

@@ -28,6 +28,7 @@ fn main() -> Result<()> {
     let tier = Arc::new(Tier::open(&home, Medium::Memory, true, None)?);
     let settings = VolumeSettings {
         quota_bytes: 4 << 30,
+        held: false,
     };
     let volume = Volume::create(&tier, "cost", &folder, settings)?;
     let measured = measure(&volume);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use atlas_core::{Error, Result};
+use atlas_core::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -38,6 +38,29 @@ pub(crate) fn remove(folder: impl AsFd, name: &str, flags: AtFlags) -> Result<()
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(failed(errno, format_args!("remove {name}"))),
     }
+}
+
+/// Whether `name` in `folder` is the file that `open` is a descriptor of.
+///
+/// # Errors
+/// `NotFound` if it is not, or not there.
+pub(crate) fn check_same(
+    folder: impl AsFd,
+    name: impl rustix::path::Arg,
+    open: impl AsFd,
+    shown: &str,
+) -> Result<()> {
+    let looked = |errno| failed(errno, format_args!("look for {shown}"));
+    let expected = rustix::fs::fstat(open).map_err(looked)?;
+    let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(looked)?;
+    if (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::NotFound,
+        libc::ENOENT,
+        format!("look for {shown}: another one lies in its place"),
+    ))
 }
 
 /// Names of the entries of a folder, without `.` and `..`.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use atlas_core::Error;
+use atlas_core::{Error, Result};
 use parking_lot::Mutex;
 
 /// A degraded tier is offered one fill per this time: often enough to come back soon, seldom
@@ -15,6 +15,8 @@ pub(crate) struct Health {
     degraded: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
     errors: AtomicU64,
+    /// A check of the tier has failed, and none has succeeded since.
+    check_failed: AtomicBool,
 }
 
 struct Trouble {
@@ -39,6 +41,22 @@ impl Health {
             next_attempt,
         });
         self.degraded.store(true, Ordering::Release);
+    }
+
+    /// A check of the tier ended so. Its success ends only what a check had found: a tier that can
+    /// be read may still take nothing.
+    pub(crate) fn checked(&self, outcome: &Result<()>) {
+        match outcome {
+            Err(error) => {
+                self.check_failed.store(true, Ordering::Release);
+                self.failed(error);
+            }
+            Ok(()) => {
+                if self.check_failed.swap(false, Ordering::AcqRel) {
+                    self.worked();
+                }
+            }
+        }
     }
 
     /// A write to the tier succeeded.

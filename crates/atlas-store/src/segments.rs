@@ -100,6 +100,8 @@ pub(crate) struct Writer {
     pub(crate) allocated_bytes: u64,
     /// Words of the bitmap that may be live and not durable: first, and one past the last.
     pub(crate) dirty: Option<(u64, u64)>,
+    /// How many leases keep every byte of the file where it is.
+    pub(crate) leases: u32,
 }
 
 impl Writer {
@@ -127,7 +129,7 @@ impl Segment {
 
     /// Named after its place, so that a table and the files beside it cannot be mixed up.
     pub(crate) fn name(&self) -> String {
-        format!("segment-{:016x}", self.start.0)
+        name_of(self.start)
     }
 
     pub(crate) fn file(&self) -> Option<&File> {
@@ -154,6 +156,11 @@ impl Segment {
             .get()?
             .get(usize::try_from(index - self.first_word()).ok()?)
     }
+}
+
+/// The name of the file of the segment that begins at an address.
+pub(crate) fn name_of(start: Address) -> String {
+    format!("segment-{:016x}", start.0)
 }
 
 /// The segments in order of address. It only grows, and is read without a lock.

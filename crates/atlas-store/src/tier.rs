@@ -63,6 +63,7 @@ const TMPFS: u64 = 0x0102_1994;
 /// A tier folder, held open: what happens to its path later does not lead us elsewhere.
 pub struct Tier {
     folder: OwnedFd,
+    path: PathBuf,
     medium: Medium,
     uuid: String,
     boot_id: String,
@@ -144,6 +145,7 @@ impl Tier {
         let boot_id = boot_id.to_owned();
         Ok(Self {
             folder: descriptor,
+            path,
             medium,
             uuid,
             boot_id,
@@ -169,6 +171,13 @@ impl Tier {
     /// What the file system allocates at once, in bytes: a page, or more (huge pages, bigalloc).
     pub fn granule(&self) -> u64 {
         self.granule
+    }
+
+    /// Whether the folder still lies where it was opened. One that was moved away, or that another
+    /// file system was mounted over, will not be found by the next process.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        let shown = printable(self.path.as_os_str().as_encoded_bytes());
+        files::check_same(CWD, &self.path, &self.folder, &format!("tier {shown}"))
     }
 
     pub(crate) fn folder(&self) -> BorrowedFd<'_> {

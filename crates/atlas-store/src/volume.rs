@@ -1,7 +1,9 @@
 //! A volume: the cached bytes of one origin tree on one tier.
 
+mod check;
 mod commit;
 mod fill;
+mod lease;
 mod maker;
 mod open;
 mod read;
@@ -9,7 +11,7 @@ mod read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use atlas_core::{Address, Error, ErrorKind, Extent, Result, round_up_to_page};
 use parking_lot::Mutex;
@@ -25,6 +27,7 @@ use crate::segments::{
 };
 use crate::tier::Tier;
 use commit::{Changes, Committer};
+pub use lease::Lease;
 use maker::Maker;
 
 /// What a volume may use.
@@ -32,6 +35,9 @@ use maker::Maker;
 pub struct VolumeSettings {
     /// Bytes on the tier, tables and file system metadata included.
     pub quota_bytes: u64,
+    /// Whether an image over segments of this volume may still be mounted, of an earlier process: a
+    /// damaged segment is then repaired without taking bytes away from below it.
+    pub held: bool,
 }
 
 /// Whether an extent can be read.
@@ -93,6 +99,10 @@ pub(crate) struct Shared {
     pub(crate) changes: Arc<Changes>,
     allocating: Mutex<()>,
     committing: Mutex<()>,
+    /// Held while leases are taken, and while a destruction begins.
+    leasing: Mutex<()>,
+    /// The segment that the next check of the tier looks at.
+    next_checked: AtomicUsize,
 }
 
 impl Volume {
@@ -190,8 +200,16 @@ impl Volume {
 
     /// Removes every byte of the volume from the tier, also what readers still hold open. Reads
     /// and fills that are under way fail.
+    ///
+    /// # Errors
+    /// `Conflict` while anything is leased: everything stays then.
     pub fn destroy(self: Arc<Self>) -> Result<()> {
+        let leasing = self.shared.leasing.lock();
+        if self.leased() {
+            return Err(lease::leased("destroy the volume"));
+        }
         self.shared.destroyed.store(true, Ordering::SeqCst);
+        drop(leasing);
         self.committer.stop(false)?;
         for segment in self.shared.segments.iter() {
             let _writer = segment.writer.lock();

@@ -172,7 +172,7 @@ fn a_cleared_extent_gives_its_space_back() {
         let (_, extents) = add_file(&volume, 8 << 20);
         volume.commit().unwrap();
         let before = volume.usage().used_bytes;
-        volume.clear(&extents[3]);
+        volume.clear(&extents[3]).unwrap();
         assert_eq!(volume.state(&extents[3]), ExtentState::Absent);
         assert!(!reads_right(&volume, &extents[3]));
         assert!(volume.usage().used_bytes <= before - (1 << 20) + 65_536);
@@ -210,7 +210,7 @@ fn readers_see_right_bytes_or_nothing_while_extents_come_and_go() {
             let index = random.below(64) as usize;
             let extent = &extents[index];
             if volume.is_live(extent.address) {
-                volume.clear(extent);
+                volume.clear(extent).unwrap();
             } else {
                 let reservation = volume.reserve(extent.footprint()).unwrap();
                 volume

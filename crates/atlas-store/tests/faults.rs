@@ -47,7 +47,7 @@ fn a_full_tier_is_an_error_loses_nothing_and_works_again() {
     // Not even a page is asked of the tier for a while.
     assert!(volume.reserve(4096).is_none());
     assert!(filled.iter().all(|extent| reads_right(&volume, extent)));
-    volume.clear(&filled.pop().unwrap());
+    volume.clear(&filled.pop().unwrap()).unwrap();
     fill(&volume, &refused.0).unwrap();
     assert!(reads_right(&volume, &refused.0) && volume.degraded().is_none());
     assert!(filled.iter().all(|extent| reads_right(&volume, extent)));
@@ -72,7 +72,10 @@ fn huge_pages_stay_within_the_quota() {
         println!("not tried: this kernel gives no huge pages to a tmpfs");
     }
     let quota_bytes = 64 << 20;
-    let settings = VolumeSettings { quota_bytes };
+    let settings = VolumeSettings {
+        quota_bytes,
+        held: false,
+    };
     let volume = Volume::create(&Arc::new(tier), "wav", live.path(), settings).unwrap();
     let mut filled = 0;
     while !volume.full() && filled < quota_bytes {
@@ -121,7 +124,7 @@ fn a_full_live_folder_leaves_files_without_a_place_and_kills_nobody() {
     let extent = one_extent(vast, 4096);
     assert_eq!(volume.state(&extent), ExtentState::Absent);
     assert!(!volume.verify(&extent).unwrap() && !reads_right(&volume, &extent));
-    volume.clear(&extent);
+    volume.clear(&extent).unwrap();
     assert!(volume.degraded().is_some() && reads_right(&volume, &extents[0]));
     let small = one_extent(volume.allocate(100_000, false).unwrap(), 100_000);
     fill_when_tried_again(&volume, &small);
@@ -221,6 +224,7 @@ fn a_failing_disk_degrades_and_only_what_was_committed_comes_back() {
     let tier = Tier::open_in_boot(mount.path(), Medium::Ssd, false, Some(&uuid), "next boot");
     let settings = VolumeSettings {
         quota_bytes: 1 << 40,
+        held: false,
     };
     let volume = Volume::open(&Arc::new(tier.unwrap()), "wav", live.path(), settings).unwrap();
     for extent in &committed {

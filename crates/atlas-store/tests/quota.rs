@@ -82,7 +82,9 @@ fn work(volume: &Volume, seed: u64) -> Result<usize> {
     for _ in 0..200 {
         let Some(extent) = take_any(&mut absent, &mut random) else {
             absent.append(&mut filled);
-            absent.iter().for_each(|extent| volume.clear(extent));
+            absent
+                .iter()
+                .for_each(|extent| volume.clear(extent).unwrap());
             continue;
         };
         match volume.reserve(extent.footprint()) {
@@ -94,7 +96,7 @@ fn work(volume: &Volume, seed: u64) -> Result<usize> {
                 refused += usize::from(reservation.is_none());
                 absent.push(extent);
                 if let Some(victim) = take_any(&mut filled, &mut random) {
-                    volume.clear(&victim);
+                    volume.clear(&victim).unwrap();
                     absent.push(victim);
                 }
             }

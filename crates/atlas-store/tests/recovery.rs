@@ -181,7 +181,7 @@ fn clearing_withdraws_the_durable_bit_too() {
     let volume = bed.create(1 << 30);
     let (_, extents) = add_file(&volume, 2 << 20);
     volume.commit().unwrap();
-    volume.clear(&extents[0]);
+    volume.clear(&extents[0]).unwrap();
     volume.close().unwrap();
     drop(volume);
     let volume = bed.open_on(&bed.tier_in_boot("the next boot")).unwrap();
@@ -266,6 +266,7 @@ fn one_process_at_a_time_uses_a_volume() {
     assert_eq!(removed.unwrap_err().kind, ErrorKind::Conflict);
     let settings = VolumeSettings {
         quota_bytes: 1 << 30,
+        held: false,
     };
     let again = Volume::create(&bed.tier(), "wav", bed.live.path(), settings);
     assert_eq!(again.err().unwrap().kind, ErrorKind::Conflict);
@@ -324,6 +325,7 @@ fn names_that_are_paths_are_refused() {
     for id in ["", "..", ".x", "a/b", "a\n", "atlas-tier", &"x".repeat(201)] {
         let settings = VolumeSettings {
             quota_bytes: 1 << 20,
+            held: false,
         };
         let error = Volume::create(&tier, id, bed.live.path(), settings)
             .err()
@@ -333,6 +335,7 @@ fn names_that_are_paths_are_refused() {
     let on_disk = tempfile::tempdir().unwrap();
     let settings = VolumeSettings {
         quota_bytes: 1 << 20,
+        held: false,
     };
     let error = Volume::create(&tier, "wav", on_disk.path(), settings)
         .err()

@@ -10,7 +10,7 @@ use crate::bitmap::bit_of;
 use crate::checksums::{SUM_BYTES, sum_of};
 use crate::files;
 use crate::quota::Reservation;
-use crate::segments::{Segment, page_aligned};
+use crate::segments::{Segment, Writer, page_aligned};
 
 const PAGE: usize = PAGE_BYTES as usize;
 
@@ -79,16 +79,23 @@ impl Volume {
     }
 
     /// Forgets an extent and gives its space back.
-    pub fn clear(&self, extent: &Extent) {
+    ///
+    /// # Errors
+    /// `Conflict` while its segment is leased: everything stays then.
+    pub fn clear(&self, extent: &Extent) -> Result<()> {
         let Some(segment) = self.shared.segments.find(extent.address) else {
-            return;
+            return Ok(());
         };
         let mut writer = segment.writer.lock();
-        self.shared.give_up(segment, extent);
+        if writer.leases > 0 {
+            return Err(super::lease::leased("clear an extent"));
+        }
+        self.shared.give_up(segment, &writer, extent);
         if let Err(error) = self.shared.measure(segment, &mut writer) {
             self.shared.health.failed(&error);
         }
         self.shared.health.try_soon();
+        Ok(())
     }
 }
 
@@ -128,7 +135,7 @@ impl Shared {
             }
             Err(error) => {
                 self.health.failed(error);
-                of_part().for_each(|extent| self.give_up(segment, extent));
+                of_part().for_each(|extent| self.give_up(segment, &writer, extent));
             }
         }
         if let Err(error) = self.measure(segment, &mut writer) {
@@ -180,7 +187,10 @@ impl Shared {
 
     /// Bits first, then checksums, then the hole: a reader that saw the bit reads the old bytes, or
     /// finds zeros that the old checksums give away. The caller holds the writer's lock.
-    pub(super) fn give_up(&self, segment: &Segment, extent: &Extent) {
+    ///
+    /// No hole below a lease: whoever reads the file directly finds the bytes that were given up, or
+    /// the right ones once they are filled again in their place, but never zeros.
+    pub(super) fn give_up(&self, segment: &Segment, writer: &Writer, extent: &Extent) {
         let (index, bit) = bit_of(extent.address);
         self.forget(segment, index, bit);
         let offset = extent.address.0 - segment.start.0;
@@ -188,6 +198,7 @@ impl Shared {
         let withdrawn = self.checksums.withdraw(extent.address, length);
         let punched = segment
             .file()
+            .filter(|_| writer.leases == 0)
             .map_or(Ok(()), |file| files::punch(file, offset, length));
         if let Err(error) = withdrawn.and(punched) {
             self.health.failed(&error);

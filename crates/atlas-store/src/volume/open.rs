@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use atlas_core::{Address, Error, ErrorKind, Result, printable};
 use parking_lot::Mutex;
@@ -157,7 +157,7 @@ impl Volume {
         }
         volume.shared.live.cover(volume.shared.segments.end())?;
         for segment in volume.shared.segments.iter() {
-            volume.shared.recover(segment, rebooted)?;
+            volume.shared.recover(segment, rebooted, settings.held)?;
         }
         volume.shared.changes.note();
         Ok(volume)
@@ -206,6 +206,8 @@ impl Volume {
             changes: Arc::new(Changes::default()),
             allocating: Mutex::new(()),
             committing: Mutex::new(()),
+            leasing: Mutex::new(()),
+            next_checked: AtomicUsize::new(0),
         });
         shared.quota.measured(0, 0, || shared.table_bytes())?;
         let committer = Committer::start(&shared, id)?;
@@ -229,7 +231,7 @@ struct Parts {
 
 impl Shared {
     /// Takes a segment over from an earlier process or an earlier boot.
-    fn recover(&self, segment: &Segment, rebooted: bool) -> Result<()> {
+    fn recover(&self, segment: &Segment, rebooted: bool, held: bool) -> Result<()> {
         let mut writer = segment.writer.lock();
         let whole = match files::open(&self.folder, &segment.name(), false) {
             Ok(file) => {
@@ -237,7 +239,9 @@ impl Shared {
                 // Memory after a reboot is empty: what lies there is not what this boot wrote.
                 let lost = rebooted && self.durable.is_none();
                 let whole = !lost && files::length(file)? == segment.length;
-                if !whole {
+                if !whole && held {
+                    files::set_length(file, segment.length)?;
+                } else if !whole {
                     reset(file, segment.length)?;
                 }
                 whole

@@ -80,7 +80,7 @@ impl Volume {
                     shared.health.failed(error);
                 }
                 shared.damaged.fetch_add(1, Ordering::Relaxed);
-                shared.give_up(segment, extent);
+                shared.give_up(segment, &writer, extent);
                 if let Err(error) = shared.measure(segment, &mut writer) {
                     shared.health.failed(&error);
                 }

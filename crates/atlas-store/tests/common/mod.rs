@@ -42,7 +42,10 @@ impl Bed {
     }
 
     pub(crate) fn create(&self, quota_bytes: u64) -> Arc<Volume> {
-        let settings = VolumeSettings { quota_bytes };
+        let settings = VolumeSettings {
+            quota_bytes,
+            held: false,
+        };
         Volume::create(&self.tier(), "wav", self.live.path(), settings).unwrap()
     }
 
@@ -57,6 +60,7 @@ impl Bed {
             self.live.path(),
             VolumeSettings {
                 quota_bytes: 1 << 30,
+                held: false,
             },
         )
     }

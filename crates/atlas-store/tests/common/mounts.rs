@@ -57,6 +57,7 @@ pub(crate) fn create(tier: &Arc<Tier>, live: &Path) -> Arc<Volume> {
         live,
         VolumeSettings {
             quota_bytes: 1 << 40,
+            held: false,
         },
     )
     .unwrap()

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atlas_core::{Address, Attributes, EXTENT_BYTES, Error, ErrorKind, Extent, Result, printable};
@@ -27,6 +27,8 @@ pub(crate) struct Counters {
     /// Files that were found to have another version at the origin.
     stale: Mutex<HashSet<NodeId>>,
     cached: Mutex<Cached>,
+    /// Extents that were found damaged on the tier, or gone from it.
+    lost: AtomicU64,
 }
 
 /// How much of the data set is on the tier, verified since the start of the machine or not.
@@ -146,11 +148,23 @@ impl Core {
         }
         cached.remove(node, u64::from(extent.length));
         drop(cached);
+        self.counters.lost.fetch_add(1, Ordering::AcqRel);
         let path = printable(&self.path(node.id));
         self.warn(
             "CorruptExtent",
             format!("{path}: checksum mismatch on the tier, fetched again"),
         );
+    }
+
+    /// How many extents of the tier were lost since the data set was opened.
+    pub(crate) fn lost_extents(&self) -> u64 {
+        self.counters.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether every byte of the files known so far is on the tier.
+    pub(crate) fn is_complete(&self) -> bool {
+        let (_, cached_bytes) = self.counters.cached();
+        cached_bytes >= self.namespace.totals().bytes
     }
 
     /// The bytes of a file that are on the tier.

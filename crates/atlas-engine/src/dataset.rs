@@ -21,6 +21,7 @@ use crate::flights::Flights;
 use crate::late_origin::LateOrigin;
 use crate::live::LiveFront;
 use crate::load::{Load, LoadSettings, LoadStatus};
+use crate::mapped::{Mapped, MappedSettings, MappedStatus, stop_ended};
 use crate::scan::{self, Scan, ScanProgress};
 
 /// Threads that read the origin of one data set, at most; they start on demand.
@@ -46,6 +47,7 @@ pub struct DatasetSettings {
     pub quota_bytes: u64,
     pub include: Vec<String>,
     pub exclude: Vec<String>,
+    pub mapped: MappedSettings,
 }
 
 /// A look at a data set.
@@ -71,6 +73,8 @@ pub struct DatasetStatus {
     pub requests: BTreeMap<&'static str, u64>,
     /// Whether a mount of it is left in any namespace.
     pub mounted: bool,
+    pub damaged_extents: u64,
+    pub mapped: MappedStatus,
 }
 
 /// What an engine gives to each of its data sets.
@@ -89,6 +93,7 @@ pub(crate) struct Dataset {
     settings: DatasetSettings,
     origin: Arc<dyn Origin>,
     session: Mutex<Option<Session>>,
+    mapped: Arc<Mapped>,
     loads: Mutex<HashMap<String, Arc<Load>>>,
 }
 
@@ -120,6 +125,7 @@ impl Dataset {
         let tier = open_tier(settings)?;
         let volume_settings = VolumeSettings {
             quota_bytes: settings.quota_bytes,
+            held: !settings.mapped.held.is_empty(),
         };
         let volume = Volume::create(&tier, &settings.id, live_folder, volume_settings)?;
         let made = Namespace::create(
@@ -163,6 +169,7 @@ impl Dataset {
         let tier = open_tier(&settings)?;
         let volume_settings = VolumeSettings {
             quota_bytes: settings.quota_bytes,
+            held: !settings.mapped.held.is_empty(),
         };
         let opened =
             Volume::open(&tier, &settings.id, live_folder, volume_settings).and_then(|volume| {
@@ -213,6 +220,7 @@ impl Dataset {
             flights: Flights::new(),
             scan: Scan::default(),
         });
+        let mapped = Mapped::open(&core, &settings.mapped, &settings.state_folder)?;
         scan::start(&core);
         let (session, loads) = (Mutex::default(), Mutex::default());
         Ok(Self {
@@ -220,6 +228,7 @@ impl Dataset {
             settings,
             origin,
             session,
+            mapped,
             loads,
         })
     }
@@ -279,6 +288,8 @@ impl Dataset {
             }),
             requests: session.as_ref().map(Session::counts).unwrap_or_default(),
             mounted: session.as_ref().is_some_and(|session| !session.ended()),
+            damaged_extents: core.volume.damaged_extents(),
+            mapped: self.mapped.status(),
         }
     }
 
@@ -313,6 +324,16 @@ impl Dataset {
     /// What has to be done from time to time.
     pub(crate) fn tick(&self) {
         scan::retry(&self.core);
+        self.mapped.tick();
+    }
+
+    /// Forget a live session that has ended, so that another can be served.
+    pub(crate) fn stop_live(&self) -> Result<()> {
+        stop_ended(&self.session, "the live front")
+    }
+
+    pub(crate) fn mapped(&self) -> &Mapped {
+        &self.mapped
     }
 
     /// Whether the kernel has let go of the mount (or never had one).
@@ -330,6 +351,7 @@ impl Dataset {
         if let Some(session) = self.session.lock().take() {
             session.stop();
         }
+        self.mapped.close();
         self.core.scan.close();
         self.core.readers.close();
         if let Err(error) = self.core.volume.close() {
@@ -369,6 +391,7 @@ fn start_again(
     }
     let volume_settings = VolumeSettings {
         quota_bytes: settings.quota_bytes,
+        held: !settings.mapped.held.is_empty(),
     };
     let volume = Volume::create(tier, &settings.id, live_folder, volume_settings)?;
     let addresses = Arc::new(Addresses(Arc::clone(&volume)));

@@ -10,11 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use atlas_core::{Error, ErrorKind, Result};
+use atlas_mount::mounts::ImageMount;
 use parking_lot::{Condvar, Mutex};
 
 use crate::dataset::{Dataset, DatasetSettings, DatasetStatus, Surroundings, WrapOrigin};
 use crate::events::Event;
 use crate::load::{LoadSettings, LoadStatus};
+use crate::mapped::Slots;
 
 /// Between two rounds of what has to be done from time to time.
 const TICK: Duration = Duration::from_secs(1);
@@ -133,6 +135,47 @@ impl Engine {
         self.dataset(id)?.serve(fuse, resume)
     }
 
+    /// Answer the kernel's requests on `fuse`, the twin connection of the data set.
+    ///
+    /// # Errors
+    /// Not known, no image yet, served already, or no thread could be started.
+    pub fn serve_twin(&self, id: &str, fuse: OwnedFd, resume: bool) -> Result<()> {
+        self.dataset(id)?.mapped().serve_twin(fuse, resume)
+    }
+
+    /// Whether the kernel has let go of the twin connection, or there is none.
+    ///
+    /// # Errors
+    /// Not known.
+    pub fn twin_ended(&self, id: &str) -> Result<bool> {
+        Ok(self.dataset(id)?.mapped().twin_ended())
+    }
+
+    /// Forget the twin connection, which has ended.
+    ///
+    /// # Errors
+    /// Not known, or `Conflict` while it is in use.
+    pub fn stop_twin(&self, id: &str) -> Result<()> {
+        self.dataset(id)?.mapped().stop_twin()
+    }
+
+    /// Forget the live session, which has ended.
+    ///
+    /// # Errors
+    /// Not known, or `Conflict` while it is in use.
+    pub fn stop_live(&self, id: &str) -> Result<()> {
+        self.dataset(id)?.stop_live()
+    }
+
+    /// Mount the image of the data set, attached nowhere.
+    ///
+    /// # Errors
+    /// Not known, no image yet; for direct slots `Conflict` unless everything is cached and
+    /// verified; what the kernel says.
+    pub fn mount_image(&self, id: &str, slots: Slots<'_>) -> Result<ImageMount> {
+        self.dataset(id)?.mapped().mount(slots)
+    }
+
     /// # Errors
     /// Not known.
     pub fn status(&self, id: &str) -> Result<DatasetStatus> {
@@ -195,6 +238,10 @@ impl Engine {
         let dataset = self.dataset(id)?;
         if !dataset.ended() {
             let text = format!("data set {id} is still mounted");
+            return Err(Error::new(ErrorKind::Conflict, libc::EBUSY, text));
+        }
+        if dataset.mapped().holds() {
+            let text = format!("a sealed front of data set {id} is still in use");
             return Err(Error::new(ErrorKind::Conflict, libc::EBUSY, text));
         }
         dataset.close();

@@ -84,8 +84,13 @@ pub enum Slots<'a> {
 pub enum ImageProgress {
     None,
     Building,
-    Ready { bytes: u64, seconds: Option<Duration> },
-    Failed { reason: String },
+    Ready {
+        bytes: u64,
+        seconds: Option<Duration>,
+    },
+    Failed {
+        reason: String,
+    },
 }
 
 /// A look at the mapped front.

@@ -8,6 +8,10 @@
     reason = "a test program"
 )]
 
+#[allow(
+    dead_code,
+    reason = "shared by test programs, each of which uses another part"
+)]
 mod common;
 
 use std::fs;

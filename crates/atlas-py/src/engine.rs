@@ -1,14 +1,14 @@
 //! `Engine`: dictionaries in, dictionaries out.
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use atlas_core::{Error, ErrorKind, Identity};
 use atlas_engine::{
-    DatasetSettings, DatasetStatus, Engine, Event, LoadPhase, LoadSettings, LoadStatus,
-    ScanProgress, Severity,
+    DatasetSettings, DatasetStatus, Engine, Event, ImageProgress, LoadPhase, LoadSettings,
+    LoadStatus, MappedSettings, ScanProgress, Severity, Slots,
 };
 use pyo3::prelude::*;
 
@@ -37,6 +37,12 @@ struct DatasetInput {
     quota_bytes: u64,
     include: Vec<String>,
     exclude: Vec<String>,
+    label: String,
+    mapped: bool,
+    seal: bool,
+    held: Vec<String>,
+    scrub_period_seconds: f64,
+    scrub_bytes_per_second: u64,
 }
 
 impl DatasetInput {
@@ -53,6 +59,18 @@ impl DatasetInput {
             quota_bytes: self.quota_bytes,
             include: self.include,
             exclude: self.exclude,
+            mapped: MappedSettings {
+                image: self.mapped,
+                label: self.label,
+                seal: self.seal,
+                held: self.held,
+                scrub_period: Duration::try_from_secs_f64(self.scrub_period_seconds)
+                    .ok()
+                    .filter(|period| !period.is_zero()),
+                scrub_bytes_per_second: (self.scrub_bytes_per_second > 0)
+                    .then_some(self.scrub_bytes_per_second),
+                ..MappedSettings::default()
+            },
         })
     }
 }
@@ -68,6 +86,38 @@ struct ScanOutput {
 struct LeavingLinksOutput {
     count: u64,
     names: Vec<String>,
+}
+
+#[derive(IntoPyObject)]
+struct ImageOutput {
+    state: &'static str,
+    bytes: u64,
+    seconds: f64,
+    error: Option<String>,
+}
+
+impl From<ImageProgress> for ImageOutput {
+    fn from(progress: ImageProgress) -> Self {
+        let (state, bytes, took, error) = match progress {
+            ImageProgress::None => ("None", 0, None, None),
+            ImageProgress::Building => ("Building", 0, None, None),
+            ImageProgress::Ready { bytes, seconds } => ("Ready", bytes, seconds, None),
+            ImageProgress::Failed { reason } => ("Failed", 0, None, Some(reason)),
+        };
+        Self {
+            state,
+            bytes,
+            seconds: took.map_or(0.0, |took| took.as_secs_f64()),
+            error,
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct ImageMountOutput {
+    mount: RawFd,
+    superblock: String,
+    device: (u32, u32),
 }
 
 #[derive(IntoPyObject)]
@@ -90,6 +140,12 @@ struct StatusOutput {
     fuse_requests: BTreeMap<&'static str, u64>,
     mounted: bool,
     stale_files: u64,
+    damaged_extents: u64,
+    image: ImageOutput,
+    sealable: bool,
+    unsealed_reason: String,
+    verified_bytes: u64,
+    twin_requests: BTreeMap<&'static str, u64>,
 }
 
 impl From<DatasetStatus> for StatusOutput {
@@ -129,6 +185,12 @@ impl From<DatasetStatus> for StatusOutput {
             fuse_requests: status.requests,
             mounted: status.mounted,
             stale_files: status.stale_files,
+            damaged_extents: status.damaged_extents,
+            image: status.mapped.image.into(),
+            sealable: status.mapped.unsealed.is_none(),
+            unsealed_reason: status.mapped.unsealed.unwrap_or_default(),
+            verified_bytes: status.mapped.verified_bytes,
+            twin_requests: status.mapped.twin_requests,
         }
     }
 }
@@ -225,11 +287,51 @@ impl PyEngine {
     }
 
     fn serve(&self, py: Python<'_>, id: &str, fuse: RawFd, resume: bool) -> PyResult<()> {
-        detached(py, || {
-            let descriptor = borrow(fuse)?
-                .try_clone_to_owned()
-                .map_err(|error| Error::from_io(&error, "duplicate the FUSE descriptor"))?;
-            self.engine.serve(id, descriptor, resume)
+        detached(py, || self.engine.serve(id, duplicate(fuse)?, resume))
+    }
+
+    fn serve_twin(&self, py: Python<'_>, id: &str, fuse: RawFd, resume: bool) -> PyResult<()> {
+        detached(py, || self.engine.serve_twin(id, duplicate(fuse)?, resume))
+    }
+
+    fn twin_ended(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
+        detached(py, || self.engine.twin_ended(id))
+    }
+
+    fn stop_twin(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        detached(py, || self.engine.stop_twin(id))
+    }
+
+    fn stop_live(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        detached(py, || self.engine.stop_live(id))
+    }
+
+    /// `twin` is a mount of the twin connection for `kind` "lazy", ignored for "sealed".
+    fn mount_image(
+        &self,
+        py: Python<'_>,
+        id: &str,
+        kind: &str,
+        twin: RawFd,
+    ) -> PyResult<ImageMountOutput> {
+        let mounted = detached(py, || {
+            let slots = match kind {
+                "lazy" => Slots::Twins(borrow(twin)?),
+                "sealed" => Slots::Segments,
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        22,
+                        format!("{kind} is no kind of image"),
+                    ));
+                }
+            };
+            self.engine.mount_image(id, slots)
+        })?;
+        Ok(ImageMountOutput {
+            mount: mounted.mount.into_raw_fd(),
+            superblock: mounted.superblock,
+            device: (mounted.device.major, mounted.device.minor),
         })
     }
 
@@ -284,6 +386,12 @@ impl PyEngine {
     fn ended(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
         detached(py, || self.engine.ended(id))
     }
+}
+
+fn duplicate(descriptor: RawFd) -> atlas_core::Result<OwnedFd> {
+    borrow(descriptor)?
+        .try_clone_to_owned()
+        .map_err(|error| Error::from_io(&error, "duplicate the FUSE descriptor"))
 }
 
 /// A descriptor number that Python holds open during the call.

@@ -5,6 +5,7 @@
     reason = "arguments from Python are converted into owned values"
 )]
 
+use std::collections::BTreeMap;
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -114,6 +115,48 @@ pub(crate) fn mount_fuse(
         Ok(mount)
     })?;
     Ok(mount.into_raw_fd())
+}
+
+/// A detached mount of the FUSE descriptor of a twin connection, for the node alone.
+#[pyfunction]
+pub(crate) fn mount_twin(py: Python<'_>, fuse: RawFd) -> PyResult<RawFd> {
+    let mount = detached(py, || {
+        let options = mounts::MountOptions {
+            name: "atlas:twin".to_owned(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            allow_other: false,
+            subtype: SUBTYPE.to_owned(),
+        };
+        mounts::create(borrow(fuse)?, &options)
+    })?;
+    Ok(mount.into_raw_fd())
+}
+
+#[pyfunction]
+pub(crate) fn attach_beneath(py: Python<'_>, mount: RawFd, target: RawFd) -> PyResult<()> {
+    detached(py, || {
+        mounts::attach_beneath(borrow(mount)?, borrow(target)?)
+    })
+}
+
+/// What mapped fronts need, each "available" or why not; tried in `folder`.
+#[pyfunction]
+pub(crate) fn probe_mapped(py: Python<'_>, folder: PathBuf) -> BTreeMap<&'static str, String> {
+    let probed = py.detach(|| atlas_engine::probe_mapped(&folder));
+    let text = |outcome: atlas_core::Result<()>| {
+        outcome.map_or_else(|error| error.message, |()| "available".to_owned())
+    };
+    BTreeMap::from([
+        ("sealed", text(probed.sealed)),
+        ("lazy", text(probed.lazy)),
+        ("swap", text(probed.swap)),
+    ])
+}
+
+#[pyfunction]
+pub(crate) fn superblock_exists(name: &str) -> bool {
+    mounts::superblock_exists(name)
 }
 
 #[pyfunction]

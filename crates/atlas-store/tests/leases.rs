@@ -1,6 +1,6 @@
 //! Segments that somebody reads past the engine, and what the medium below them holds.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 #[cfg(test)]
 #[expect(dead_code, reason = "each test crate uses a part of it")]

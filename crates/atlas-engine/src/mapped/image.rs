@@ -96,14 +96,8 @@ impl Image {
         Ok(image)
     }
 
-    fn with(
-        core: &Core,
-        folder: &Path,
-        name: &str,
-        file: &File,
-        slots: Vec<Slot>,
-    ) -> Result<Self> {
-        let index = AddressIndex::open(&folder.join(INDEX))?;
+    fn with(core: &Core, folder: &Path, name: &str, file: &File, slots: Vec<Slot>) -> Result<Self> {
+        let index = AddressIndex::open(&folder.join(INDEX), &core.namespace)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(folder, flags, Mode::empty())
             .map_err(|errno| Error::from_errno(errno.raw_os_error(), "open the image's folder"))?;

@@ -11,9 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atlas_core::{
-    Address, Attributes, Error, ErrorKind, Kind, PAGE_BYTES, Result, Timestamp,
-};
+use atlas_core::{Address, Attributes, Error, ErrorKind, Kind, PAGE_BYTES, Result, Timestamp};
 use atlas_fs::{Allocate, Namespace, NewEntry, NodeId, Slot, write_image};
 use atlas_mount::mounts::{self, DeviceFile, MountOptions};
 use atlas_mount::{
@@ -205,7 +203,11 @@ fn try_twin(place: &Path, profile: Profile) -> Result<()> {
     for (number, expected) in content().chunks_exact(PAGE).enumerate() {
         match file.read_exact_at(&mut page, (number * PAGE) as u64) {
             Ok(()) if page == expected => {}
-            Ok(()) => return Err(wrong("serves zeros for what cannot be read behind an image")),
+            Ok(()) => {
+                return Err(wrong(
+                    "serves zeros for what cannot be read behind an image",
+                ));
+            }
             Err(_) => failures += 1,
         }
     }

@@ -57,11 +57,12 @@ impl TwinFiles {
     }
 
     /// What lies at an address. What belongs to no file is a gap: it reads as zeros.
-    fn pieces(&self, start: Address, length: u64) -> Vec<Piece> {
+    fn pieces(&self, start: Address, length: u64) -> Result<Vec<Piece>> {
         let end = start.plus(length);
         let mut pieces = Vec::new();
-        for (address, id) in self.image.index.files_in(start, end) {
-            let Some(node) = self.core.namespace.node(id) else {
+        for node in (self.image.index).files_in(&self.core.namespace, start, end) {
+            let node = node?;
+            let Some(address) = node.address else {
                 continue;
             };
             let from = address.0.max(start.0);
@@ -75,7 +76,7 @@ impl TwinFiles {
                 });
             }
         }
-        pieces
+        Ok(pieces)
     }
 
     fn read_live(&self, pieces: &[Piece], buffer: &mut [u8]) -> bool {
@@ -83,7 +84,12 @@ impl TwinFiles {
         for piece in pieces {
             let range = piece.at..piece.at + piece.length;
             buffer[end..piece.at].fill(0);
-            if !fill::read_live(&self.core, &piece.node, piece.offset, &mut buffer[range.clone()]) {
+            if !fill::read_live(
+                &self.core,
+                &piece.node,
+                piece.offset,
+                &mut buffer[range.clone()],
+            ) {
                 return false;
             }
             end = range.end;
@@ -153,7 +159,13 @@ impl Filesystem for TwinFiles {
             return reply.error(libc::ESTALE);
         };
         let length = u64::from(request.size).min(slot.length.saturating_sub(request.offset));
-        let pieces = self.pieces(slot.start.plus(request.offset), length);
+        let pieces = match self.pieces(slot.start.plus(request.offset), length) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                self.core.warn("ReadFailed", error.message);
+                return reply.error(libc::EIO);
+            }
+        };
         let live = |piece: &Piece| {
             fill::is_live(&self.core, &piece.node, piece.offset, piece.length as u64)
         };
@@ -169,7 +181,7 @@ impl Filesystem for TwinFiles {
         let gather = Gather::new(reply, length as usize);
         self.deadlines.add(&gather);
         for piece in pieces {
-            gather.need(&self.core, piece);
+            gather.need(&self.core, &piece);
         }
         gather.arrived();
     }
@@ -213,7 +225,7 @@ impl Gather {
         })
     }
 
-    fn need(self: &Arc<Self>, core: &Arc<Core>, piece: Piece) {
+    fn need(self: &Arc<Self>, core: &Arc<Core>, piece: &Piece) {
         self.missing.fetch_add(1, Ordering::Relaxed);
         let (gather, job_core) = (Arc::clone(self), Arc::clone(core));
         let (id, at, length) = (piece.node.id, piece.at, piece.length);

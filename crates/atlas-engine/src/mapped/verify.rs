@@ -131,10 +131,10 @@ impl Verification {
     fn compare_all(&self, core: &Arc<Core>, image: &Image, depth: Depth, pace: &Pace) -> bool {
         let mut sound = true;
         let mut live = vec![0; image.slots.len()];
-        let all = image.index.files_in(Address(0), Address(u64::MAX));
-        for (address, id) in all {
-            let Some(node) = core.namespace.node(id) else {
-                sound = false;
+        let all = (image.index).files_in(&core.namespace, Address(0), Address(u64::MAX));
+        for node in all {
+            let Ok(node) = node else { return false };
+            let Some(address) = node.address else {
                 continue;
             };
             let size = node.attributes.size;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use atlas_core::{ErrorKind, Identity};
 use atlas_engine::{
-    DatasetSettings, DatasetStatus, Engine, LoadPhase, LoadSettings, LoadStatus, ScanProgress,
+    DatasetSettings, DatasetStatus, Engine, ImageProgress, LoadPhase, LoadSettings, LoadStatus,
+    MappedSettings, ScanProgress, Slots,
 };
-use atlas_mount::mounts::{self, MountOptions};
+use atlas_mount::mounts::{self, ImageMount, MountOptions};
 use atlas_origin::{Fault, FaultyOrigin};
 use atlas_store::{Medium, Tier};
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ pub(crate) struct Bed {
     pub(crate) settings: DatasetSettings,
     faults: Arc<Mutex<Vec<Fault>>>,
     folder: TempDir,
+    /// Of a bed with an image.
+    state: Option<TempDir>,
 }
 
 impl Bed {
@@ -67,13 +70,72 @@ impl Bed {
                 quota_bytes,
                 include: Vec::new(),
                 exclude: Vec::new(),
+                mapped: MappedSettings::default(),
             },
             source,
             engine: engine.unwrap(),
             tier_folder,
             faults,
             folder,
+            state: None,
         }
+    }
+
+    /// With an image, on a disk: one on a tmpfs cannot be mounted. `None` where nothing can be.
+    pub(crate) fn mapped(quota_bytes: u64, make: impl FnOnce(&Path)) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || mounts::open_device().is_err() {
+            println!("skipped: no root, or no /dev/fuse");
+            return None;
+        }
+        let mut bed = Self::new(quota_bytes, make);
+        let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        bed.settings.state_folder = state.path().join("state");
+        bed.settings.mapped = MappedSettings {
+            image: true,
+            label: "atlas:data:1".into(),
+            seal: true,
+            ..MappedSettings::default()
+        };
+        bed.state = Some(state);
+        Some(bed)
+    }
+
+    pub(crate) fn image_ready(&self) {
+        eventually("the image is ready", || match self.status().mapped.image {
+            ImageProgress::Ready { .. } => Some(()),
+            ImageProgress::Failed { reason } => panic!("{reason}"),
+            _ => None,
+        });
+    }
+
+    pub(crate) fn sealable(&self) {
+        eventually("the image can be sealed", || {
+            self.status().mapped.unsealed.is_none().then_some(())
+        });
+    }
+
+    /// The image over the segments themselves.
+    pub(crate) fn mount_sealed(&self) -> ImageMount {
+        self.engine.mount_image(ID, Slots::Segments).unwrap()
+    }
+
+    /// The image over a new twin connection.
+    pub(crate) fn mount_lazy(&self) -> Lazy {
+        let device = mounts::open_device().unwrap();
+        let options = MountOptions {
+            name: "twin".into(),
+            uid: 0,
+            gid: 0,
+            allow_other: false,
+            subtype: "atlas-test".into(),
+        };
+        let twin = mounts::create(&device, &options).unwrap();
+        let served = device.try_clone().unwrap();
+        self.engine.serve_twin(ID, served, false).unwrap();
+        let image = (self.engine)
+            .mount_image(ID, Slots::Twins(twin.as_fd()))
+            .unwrap();
+        Lazy { image, device }
     }
 
     /// Faults of the origins that are opened from now on.
@@ -182,6 +244,17 @@ impl Mounted {
         let served = self.device.try_clone().unwrap();
         bed.engine.serve(ID, served, true).unwrap();
     }
+}
+
+/// A mounted image with what a keeper holds of its twin connection.
+pub(crate) struct Lazy {
+    pub(crate) image: ImageMount,
+    pub(crate) device: OwnedFd,
+}
+
+/// The path of a file in a mount that is attached nowhere.
+pub(crate) fn path_in(mount: &OwnedFd, name: &str) -> PathBuf {
+    Path::new(&format!("/proc/self/fd/{}", mount.as_raw_fd())).join(name)
 }
 
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

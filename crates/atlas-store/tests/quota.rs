@@ -1,5 +1,7 @@
 //! The quota is never exceeded, whoever fills what at the same time.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[cfg(test)]
 #[expect(dead_code, reason = "each test crate uses a part of it")]
 mod common;

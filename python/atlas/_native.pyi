@@ -29,6 +29,12 @@ class DatasetSettings(TypedDict):
     quota_bytes: int
     include: list[str]
     exclude: list[str]
+    label: str
+    mapped: bool
+    seal: bool
+    held: list[str]
+    scrub_period_seconds: float
+    scrub_bytes_per_second: int
 
 class ScanStatus(TypedDict):
     state: Literal["Running", "Complete", "Partial", "Failed"]
@@ -38,6 +44,12 @@ class ScanStatus(TypedDict):
 class LeavingLinks(TypedDict):
     count: int
     names: list[str]
+
+class ImageStatus(TypedDict):
+    state: Literal["None", "Building", "Ready", "Failed"]
+    bytes: int
+    seconds: float
+    error: str | None
 
 class DatasetStatus(TypedDict):
     files: int
@@ -58,6 +70,12 @@ class DatasetStatus(TypedDict):
     fuse_requests: dict[str, int]
     mounted: bool
     stale_files: int
+    image: ImageStatus
+    sealable: bool
+    unsealed_reason: str
+    twin_requests: dict[str, int]
+    damaged_extents: int
+    verified_bytes: int
 
 class LoadFailure(TypedDict):
     path: str
@@ -88,6 +106,11 @@ class MountEntry(TypedDict):
     type: str
     source: str
 
+class ImageMount(TypedDict):
+    mount: int
+    superblock: str
+    device: tuple[int, int]
+
 class ReadReport(TypedDict):
     files: int
     bytes: int
@@ -116,7 +139,20 @@ class Engine:
     def destroy(self, id: str) -> None:
         """Free the tier, the tables and the live bits. The kernel must have let go of the mount."""
     def ended(self, id: str) -> bool:
-        """Whether no mount of the data set is left, not even a detached one with open files."""
+        """Whether no live mount of the data set is left, not even a detached one that is used."""
+    def stop_live(self, id: str) -> None:
+        """Forget a live session that has ended, so that another can be served."""
+    def serve_twin(self, id: str, fuse: int, resume: bool) -> None:
+        """Serve the device slots of lazy images through a duplicate of the descriptor."""
+    def twin_ended(self, id: str) -> bool:
+        """Whether no image uses the twin connection any more; also where there is none."""
+    def stop_twin(self, id: str) -> None: ...
+    def mount_image(self, id: str, kind: Literal["lazy", "sealed"], twin: int) -> ImageMount:
+        """A detached mount of the image; the mount's descriptor is the caller's to close.
+
+        `twin`: of a lazy one a mount of the twin connection; -1 for a sealed one. The engine leases
+        the segments of a sealed one until its superblock is gone.
+        """
 
 def open_folder_as(identity: Identity, path: str) -> int:
     """An O_PATH descriptor of a folder, opened with the rights of `identity`; follows links."""
@@ -131,7 +167,20 @@ def open_fuse() -> int: ...
 def mount_fuse(fuse: int, name: str, uid: int, gid: int) -> int:
     """A detached read-only mount of a FUSE descriptor; returns the mount's descriptor."""
 
+def mount_twin(fuse: int) -> int:
+    """A mount of a twin connection, attached nowhere. Its descriptor is the caller's to close: an
+    image that uses the connection keeps it alive."""
+
 def attach_mount(mount: int, folder: int) -> None: ...
+def attach_beneath(mount: int, target: int) -> None:
+    """Slip a detached mount beneath the one whose root `target` is (Linux 6.5)."""
+
+def probe_mapped(folder: str) -> dict[str, str]:
+    """Try `sealed`, `lazy` and `swap` with a tiny image in `folder`: "available", or why not."""
+
+def superblock_exists(name: str) -> bool:
+    """Whether an EROFS superblock ("erofs-N") is mounted, or detached but in use."""
+
 def clone_mount(path: str) -> int: ...
 def unmount(path: str, detach: bool) -> None: ...
 def mount_table() -> list[MountEntry]: ...

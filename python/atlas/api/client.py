@@ -100,6 +100,15 @@ class NodeClient:
         answer = models.decode(body, models.Dataset, "the node's answer")
         return Created(answer, status == HTTPStatus.CREATED)
 
+    def update(self, name: str, front: models.FrontChoice, dry_run: bool = False) -> models.Dataset:
+        """Changes a data set's setting of the front; the front itself follows in its own time.
+
+        Raises Unsupported where the machine cannot have it.
+        """
+        patch = models.DatasetPatch(spec=models.DatasetChanges(front=front))
+        path = _path(f"/v1/datasets/{_segment(name)}", dryRun="server" if dry_run else None)
+        return self._call("PATCH", path, models.Dataset, models.to_json(patch))
+
     def delete(self, name: str, force: bool = False, dry_run: bool = False) -> models.Deletion:
         """Deletes a data set. In use: InUse (exit code 4) naming the holders, or with `force`
         detached at once and freed when the last user leaves (`releasing`)."""

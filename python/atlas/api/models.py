@@ -23,6 +23,9 @@ LARGEST: Final = (1 << 63) - 1
 """Of all numbers of bytes, here and in the engine."""
 
 Medium = Literal["MEM", "SSD", "HDD"]
+FrontKind = Literal["live", "lazy", "sealed"]
+FrontChoice = Literal["auto", "sealed", "lazy", "live"]
+ImageState = Literal["None", "Building", "Ready", "Failed"]
 DatasetPhase = Literal["Pending", "Bound", "Failed", "Releasing"]
 LoadPhase = Literal["Pending", "Running", "Complete", "Partial", "Failed", "Stopped"]
 ScanState = Literal["Running", "Complete", "Partial", "Failed"]
@@ -64,7 +67,7 @@ class DatasetSpec(Struct, kw_only=True, rename="camel", forbid_unknown_fields=Tr
     include: list[str] = []
     exclude: list[str] = []
     sync: Literal["never"] = "never"
-    front: Literal["auto", "live"] = "auto"
+    front: FrontChoice = "auto"
     owner: str | None = None
 
 
@@ -97,16 +100,52 @@ class Condition(Struct, kw_only=True, rename="camel"):
     last_transition_time: str = ""
 
 
+class ImageStatus(Struct, kw_only=True, rename="camel"):
+    """The image that the mapped fronts show: its size, and the seconds that it took to write."""
+
+    state: ImageState = "None"
+    bytes: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+class Holder(Struct, kw_only=True, rename="camel"):
+    """A process that uses a mount; `use` says how (open file, working folder, ...)."""
+
+    pid: int
+    command: str
+    use: str
+
+
+class Front(Struct, kw_only=True, rename="camel"):
+    """One way in which a data set is served. `attached`: the one that its paths show.
+
+    An earlier one stays for those that use it: `users` processes, named in `holders`. Lists do not
+    look for them: `users` is null there.
+    """
+
+    front: FrontKind
+    attached: bool
+    mount_paths: list[str] = []
+    since: str = ""
+    reason: str = ""
+    users: int | None = None
+    holders: list[Holder] = []
+
+
 class DatasetStatus(Struct, kw_only=True, rename="camel"):
     """What is. `mountPath` is the one to use; `mountPaths` are all, the node's own included.
 
     Totals grow while the scan runs; `hitBytes` are those the engine served from the cache
-    (the kernel's own page cache answers warm reads without asking).
+    (the kernel's own page cache answers warm reads without asking). `fuseRequests` are what the
+    live front, `twinRequests` what lazy ones have asked of the engine. `verifiedBytes` were found
+    right by checksum, `damagedExtents` not.
     """
 
     phase: DatasetPhase = "Pending"
-    front: str | None = None
+    front: FrontKind | None = None
     front_reason: str | None = None
+    fronts: list[Front] = []
     generation: int = 1
     mount_path: str | None = None
     mount_paths: list[str] = []
@@ -127,6 +166,10 @@ class DatasetStatus(Struct, kw_only=True, rename="camel"):
     scan: ScanStatus = field(default_factory=ScanStatus)
     leaving_links: LeavingLinks = field(default_factory=LeavingLinks)
     fuse_requests: dict[str, int] = {}
+    twin_requests: dict[str, int] = {}
+    image: ImageStatus = field(default_factory=ImageStatus)
+    damaged_extents: int = 0
+    verified_bytes: int = 0
     conditions: list[Condition] = []
 
 
@@ -136,6 +179,18 @@ class Dataset(Struct, kw_only=True, rename="camel"):
     metadata: Metadata
     spec: DatasetSpec
     status: DatasetStatus = field(default_factory=DatasetStatus)
+
+
+class DatasetChanges(Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What of a spec may be changed later; null: it stays."""
+
+    front: FrontChoice | None = None
+
+
+class DatasetPatch(Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The body of an update."""
+
+    spec: DatasetChanges
 
 
 class DatasetList(Struct, kw_only=True, rename="camel"):
@@ -242,14 +297,6 @@ class EventList(Struct, kw_only=True, rename="camel"):
     api_version: str = API_VERSION
     kind: Literal["EventList"] = "EventList"
     items: list[Event] = []
-
-
-class Holder(Struct, kw_only=True, rename="camel"):
-    """A process that uses a mount; `use` says how (open file, working folder, ...)."""
-
-    pid: int
-    command: str
-    use: str
 
 
 class Deletion(Struct, kw_only=True, rename="camel"):

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 from typing import Final
 
 from atlas.api import errors
@@ -12,12 +13,15 @@ from atlas.api.environment import Home
 from atlas.api.errors import AtlasError
 from atlas.api.models import Metadata, Node, NodeStatus
 from atlas.api.version import VERSION
-from atlas.node import capabilities
 from atlas.node.caller import Caller
+from atlas.node.capabilities import Capabilities
 from atlas.node.database import Database
 from atlas.node.datasets import Datasets, in_use
 from atlas.node.descriptors import DescriptorStore
 from atlas.node.events import Events
+from atlas.node.front_maker import FrontMaker
+from atlas.node.front_places import FrontPlaces
+from atlas.node.fronts import Fronts
 from atlas.node.lifecycle import Lifecycle
 from atlas.node.loads import Loads
 from atlas.node.mounting import Mounting
@@ -26,11 +30,14 @@ from atlas.node.recovery import Recovery
 from atlas.node.registry import Registry
 from atlas.node.settings import Settings
 from atlas.node.tiers import Tiers
+from atlas.node.usage import Usage
 from atlas.node.user_mounts import UserMounts
 from atlas.node.views import Views
 
 logger = logging.getLogger("atlas.node")
 
+SWAP_SECONDS: Final = 5.0
+"""How long a stop waits for whatever works on a data set."""
 RESTORE_SECONDS: Final = 3.0
 """How long a start waits for its data sets; what takes longer is Pending meanwhile."""
 
@@ -51,23 +58,41 @@ class Application:
         self._engine = engine
         self._keeper = keeper
         self._started = time.monotonic()
-        self._capabilities: dict[str, str] | None = None
-        self._probing = threading.Lock()
         self._stopping = threading.Lock()
         self._stopped = False
-        self.database = Database(home.database)
-        registry = Registry()
+        boot = boot_id()
+        self.database = Database(home.database, boot)
+        # Superblocks and mounts of another boot are gone, and their names mean others now.
+        self.database.remove_fronts_of_other_boots(boot)
+        self._registry = registry = Registry()
+        self._capabilities = Capabilities(system, home.state)
         self._mounting = Mounting(system, home)
         self.events = Events(self.database, engine)
         views = Views(self.database, engine, registry, self._mounting)
+        usage = Usage(self.database, self._mounting)
         self._tiers = Tiers(home, settings, system, self.database, views.used_bytes)
-        self._lifecycle = Lifecycle(
-            home,
+        self.fronts = Fronts(
             system,
             engine,
             self.database,
-            keeper,
+            registry,
             self._mounting,
+            FrontMaker(system, engine, keeper, self._mounting),
+            FrontPlaces(self.database, registry, self._mounting, self.events, self._capabilities),
+            self.events,
+            self._capabilities,
+            settings,
+            boot,
+        )
+        self._lifecycle = Lifecycle(
+            home,
+            settings,
+            system,
+            engine,
+            self.database,
+            self._mounting,
+            self._capabilities,
+            self.fronts,
             self._tiers,
             self.events,
         )
@@ -79,7 +104,9 @@ class Application:
             self._mounting,
             self._tiers,
             self._lifecycle,
+            self.fronts,
             views,
+            usage,
             self.events,
         )
         self.mounts = UserMounts(
@@ -98,6 +125,7 @@ class Application:
             registry,
             self._mounting,
             self._lifecycle,
+            self.fronts,
             self.loads,
             self.events,
         )
@@ -109,9 +137,6 @@ class Application:
 
     def node(self) -> Node:
         """The node's own object. What the machine can do is tried at the first call."""
-        with self._probing:
-            if self._capabilities is None:
-                self._capabilities = capabilities.probe(self._system)
         return Node(
             metadata=Metadata(name=os.uname().nodename),
             status=NodeStatus(
@@ -120,7 +145,7 @@ class Application:
                 uptime_seconds=round(time.monotonic() - self._started, 3),
                 socket=str(self._home.socket),
                 keeper=self._keeper.status(),
-                capabilities=self._capabilities,
+                capabilities=self._capabilities.all(),
                 tiers=self._tiers.status(),
                 limits=self._tiers.limits(),
                 datasets=len(self.database.datasets()),
@@ -165,7 +190,10 @@ class Application:
         self.events.drain()
         for row in self.database.datasets():
             try:
-                self._lifecycle.shut(row, keep_mounts=False)
+                # A swap that is under way must not attach what was just taken away; one that hangs
+                # must not hold up the stop.
+                with self._registry.try_hold(row.name, SWAP_SECONDS):
+                    self._lifecycle.shut(row, keep_mounts=False)
             except Exception:
                 # The others must be unmounted all the same.
                 logger.exception("data set %s cannot be stopped", row.name)
@@ -174,3 +202,8 @@ class Application:
         if not left:
             # The empty MEM tier and the folder of live bitmaps: the next node makes them anew.
             shutil.rmtree(self._home.shared_memory, ignore_errors=True)
+
+
+def boot_id() -> str:
+    """Names the machine's present run. Source: proc_sys_kernel(5)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

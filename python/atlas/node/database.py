@@ -9,18 +9,19 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from atlas.api import errors
 from atlas.api.errors import AtlasError
-from atlas.api.models import DataLoad, DatasetSpec, Event, Medium, decode, to_json
+from atlas.api.models import DataLoad, DatasetSpec, Event, FrontKind, Medium, decode, to_json
 from atlas.api.units import format_time
 from atlas.node.native import Identity
 
-FORMAT: Final = 1
-"""Of the tables below. Another number in the file is a clear error, never a guess."""
+FORMAT: Final = 2
+"""Of the tables below. An older one is brought to it; any other number is a clear error, never a
+guess."""
 
 Phase = Literal["creating", "present", "deleting", "releasing", "freeing"]
 """creating, deleting, freeing: to be removed by whoever finds it. releasing: without a name, served
@@ -69,6 +70,23 @@ CREATE TABLE events (
 CREATE INDEX events_of ON events (dataset, number);
 """
 
+_FRONTS: Final = """
+CREATE TABLE fronts (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    dataset TEXT NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,
+    kind TEXT NOT NULL CHECK (kind IN ('live', 'lazy', 'sealed')),
+    superblock TEXT,
+    device TEXT,
+    boot TEXT NOT NULL,
+    mounts TEXT NOT NULL,
+    since REAL NOT NULL,
+    reason TEXT NOT NULL,
+    attached INTEGER NOT NULL
+);
+CREATE INDEX fronts_of ON fronts (dataset, number);
+"""
+"""New in format 2."""
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetRow:
@@ -104,12 +122,34 @@ class MountRow:
     created: float
 
 
+@dataclass(frozen=True, slots=True)
+class FrontRow:
+    """A way in which a data set is, or still may be, served. `attached`: what its paths show.
+
+    `superblock` is the kernel's name for a mounted image ("erofs-N"), None for a live front;
+    `device` ("MAJOR:MINOR") of a live one is known once it is attached. Both mean something in one
+    `boot` only. `mounts` are the ids of all mounts seen of it.
+    """
+
+    dataset: str
+    kind: FrontKind
+    superblock: str | None
+    device: str | None
+    boot: str
+    since: float
+    reason: str
+    attached: bool = False
+    mounts: tuple[int, ...] = ()
+    number: int = 0
+
+
 class Database:
     """All methods may be called from any thread; each is one transaction. Those that write raise
     AtlasError (NoSpace, IoError) where the disk does not take it."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises AtlasError (Corrupt, VersionMismatch) where the file cannot be used."""
+    def __init__(self, path: Path, boot: str) -> None:
+        """`boot` names the machine's present run. Raises AtlasError (Corrupt, VersionMismatch)
+        where the file cannot be used."""
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -124,17 +164,31 @@ class Database:
                 errors.CORRUPT, f"the node's state in {path} cannot be read", str(error)
             ) from error
         if found == 0:
-            # executescript would commit on its own between two statements.
-            with self._transaction() as connection:
-                for statement in filter(str.strip, _TABLES.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
+            self._bring(_TABLES + _FRONTS)
+        elif found == 1:
+            self._bring(_FRONTS, fronts_boot=boot)
         elif found != FORMAT:
             raise AtlasError(
                 errors.VERSION_MISMATCH,
                 f"the node's state in {path} has format {found}, this version reads {FORMAT}",
                 hint="use the version of Atlas that wrote it",
             )
+
+    def _bring(self, statements: str, fronts_boot: str | None = None) -> None:
+        """To the present format, in one transaction. With `fronts_boot` each data set has had a
+        live front, the only kind of format 1: of an earlier boot, it will be found to be dead."""
+        # executescript would commit on its own between two statements.
+        with self._transaction() as connection:
+            for statement in filter(str.strip, statements.split(";")):
+                connection.execute(statement)
+            if fronts_boot is not None:
+                connection.execute(
+                    "INSERT INTO fronts (dataset, kind, boot, mounts, since, reason, attached)"
+                    " SELECT id, 'live', ?, '[]', created, 'the only front of the version before',"
+                    " phase = 'present' FROM datasets ORDER BY created",
+                    (fronts_boot,),
+                )
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def close(self) -> None:
         with self._lock:
@@ -181,6 +235,9 @@ class Database:
     def set_phase(self, identifier: str, phase: Phase) -> None:
         self._run("UPDATE datasets SET phase = ? WHERE id = ?", phase, identifier)
 
+    def set_spec(self, identifier: str, spec: DatasetSpec) -> None:
+        self._run("UPDATE datasets SET spec = ? WHERE id = ?", to_json(spec), identifier)
+
     def begin_release(self, identifier: str) -> None:
         """`releasing`: from now on the name and the mount folders are free for others."""
         with self._transaction() as connection:
@@ -220,6 +277,84 @@ class Database:
 
     def remove_mount(self, path: str) -> None:
         self._run("DELETE FROM mounts WHERE path = ?", path)
+
+    def fronts(self, dataset: str) -> list[FrontRow]:
+        """Of one data set, oldest first."""
+        rows = self._all(
+            "SELECT dataset, kind, superblock, device, boot, since, reason, attached, mounts,"
+            " number FROM fronts WHERE dataset = ? ORDER BY number",
+            (dataset,),
+        )
+        return [
+            FrontRow(
+                owner,
+                kind,
+                superblock,
+                device,
+                boot,
+                since,
+                reason,
+                bool(attached),
+                tuple(json.loads(mounts)),
+                number,
+            )
+            for owner, kind, superblock, device, boot, since, reason, attached, mounts, number in rows
+        ]
+
+    def add_front(self, row: FrontRow) -> FrontRow:
+        """The row with its number."""
+        with self._transaction() as connection:
+            number = connection.execute(
+                "INSERT INTO fronts (dataset, kind, superblock, device, boot, since, reason,"
+                " attached, mounts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.dataset,
+                    row.kind,
+                    row.superblock,
+                    row.device,
+                    row.boot,
+                    row.since,
+                    row.reason,
+                    row.attached,
+                    json.dumps(row.mounts),
+                ),
+            ).lastrowid
+        return replace(row, number=number or 0)
+
+    def set_attached(self, front: FrontRow, since: float, reason: str) -> None:
+        """From now on `front` is what the paths of its data set show, and no other."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE fronts SET attached = (number = ?) WHERE dataset = ?",
+                (front.number, front.dataset),
+            )
+            connection.execute(
+                "UPDATE fronts SET since = ?, reason = ? WHERE number = ?",
+                (since, reason, front.number),
+            )
+
+    def set_seen(self, front: FrontRow) -> None:
+        """Keeps what was seen of a front in the mount table: its device and its mounts."""
+        self._run(
+            "UPDATE fronts SET device = ?, mounts = ? WHERE number = ?",
+            front.device,
+            json.dumps(front.mounts),
+            front.number,
+        )
+
+    def remove_front(self, front: FrontRow) -> None:
+        self._run("DELETE FROM fronts WHERE number = ?", front.number)
+
+    def remove_fronts_of_other_boots(self, boot: str) -> None:
+        self._run("DELETE FROM fronts WHERE boot != ?", boot)
+
+    def end_fronts(self, dataset: str) -> None:
+        """All that need a process are over; sealed ones may still be used where they were open."""
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM fronts WHERE dataset = ? AND kind != 'sealed'", (dataset,)
+            )
+            connection.execute("UPDATE fronts SET attached = 0 WHERE dataset = ?", (dataset,))
 
     def loads(self, dataset: str | None = None) -> list[tuple[str, DataLoad]]:
         """(data set id, load), oldest first."""

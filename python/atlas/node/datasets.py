@@ -3,17 +3,21 @@
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import structs
 
 from atlas.api import errors
 from atlas.api.environment import Home
 from atlas.api.errors import AtlasError
 from atlas.api.models import (
     Dataset,
+    DatasetChanges,
     DatasetSpec,
     DatasetStatus,
     Deletion,
+    FrontChoice,
     Holder,
     Source,
     TierSpec,
@@ -24,12 +28,20 @@ from atlas.api.units import check_name, format_size, printable
 from atlas.node.caller import Caller
 from atlas.node.database import Database, DatasetRow, MountRow
 from atlas.node.events import Events
-from atlas.node.holders import Targets, find
+from atlas.node.fronts import Fronts
 from atlas.node.lifecycle import Lifecycle
-from atlas.node.mounting import Mounting, Target, check_path, is_below, own_folders
+from atlas.node.mounting import (
+    Mounting,
+    Target,
+    check_path,
+    from_the_top,
+    is_below,
+    own_folders,
+)
 from atlas.node.native import System, failing
 from atlas.node.registry import Registry
 from atlas.node.tiers import Choice, Tiers, available_bytes
+from atlas.node.usage import Usage
 from atlas.node.views import Views, metadata_of
 
 _LONGEST_PATTERN = 4096
@@ -58,7 +70,9 @@ class Datasets:
         mounting: Mounting,
         tiers: Tiers,
         lifecycle: Lifecycle,
+        fronts: Fronts,
         views: Views,
+        usage: Usage,
         events: Events,
     ) -> None:
         self._home = home
@@ -68,7 +82,9 @@ class Datasets:
         self._mounting = mounting
         self._tiers = tiers
         self._lifecycle = lifecycle
+        self._fronts = fronts
         self._views = views
+        self._usage = usage
         self._events = events
 
     def visible(self, caller: Caller) -> list[Dataset]:
@@ -78,7 +94,9 @@ class Datasets:
         )
 
     def get(self, caller: Caller, name: str) -> Dataset:
-        return self._views.dataset(self.find(caller, name))
+        """With the users of each of its fronts."""
+        row = self.find(caller, name)
+        return self._views.dataset(row, users=self._usage.by_device(row, caller.uid))
 
     def find(self, caller: Caller, name: str) -> DatasetRow:
         """The row of a data set that the caller may use. One of another user is not there."""
@@ -125,6 +143,21 @@ class Datasets:
                 if target is not None:
                     os.close(target.descriptor)
 
+    def update(self, caller: Caller, name: str, changes: DatasetChanges, dry_run: bool) -> Dataset:
+        """Changes the spec of a data set that stays; what follows from it follows by itself."""
+        with self._registry.hold(name):
+            row = self.find(caller, name)
+            if changes.front is None or changes.front == row.spec.front:
+                return self._views.dataset(row)
+            self._check_front(changes.front)
+            spec = structs.replace(row.spec, front=changes.front)
+            if not dry_run:
+                self._database.set_spec(row.id, spec)
+                self._events.record(
+                    row.id, "Normal", "Updated", f"spec.front: {row.spec.front} -> {spec.front}"
+                )
+            return self._views.dataset(replace(row, spec=spec))
+
     def delete(self, caller: Caller, name: str, force: bool, dry_run: bool) -> Deletion:
         """Unmounts and frees a data set. In use: InUse with the holders, or with `force` its name
         is free at once, and its bytes when the last user has left."""
@@ -150,12 +183,8 @@ class Datasets:
             return result
 
     def holders(self, caller: Caller, row: DatasetRow) -> list[Holder]:
-        """Processes that use any mount of a data set."""
-        entries = self._mounting.entries(row.id)
-        if not entries:
-            return []
-        targets = Targets({entry.id for entry in entries}, entries[-1].device, whole=True)
-        return find(targets, caller.uid, ignore={os.getpid()})
+        """Processes that use any front of a data set, attached or not."""
+        return self._usage.holders(row, caller.uid)
 
     def _plan(self, caller: Caller, spec: DatasetSpec) -> _Plan:
         """Checks everything about a new data set that does not need to be tried."""
@@ -174,6 +203,7 @@ class Datasets:
                 f"the spec names {printable(str(spec.owner))}",
                 hint="run the command as that user",
             )
+        self._check_front(spec.front)
         patterns = [*spec.include, *spec.exclude]
         if len(patterns) > _MOST_PATTERNS or any(
             not 0 < len(pattern) <= _LONGEST_PATTERN or "\0" in pattern for pattern in patterns
@@ -188,6 +218,10 @@ class Datasets:
             front=spec.front,
             owner=caller.owner,
         )
+
+    def _check_front(self, wanted: FrontChoice) -> None:
+        if wanted != "auto":
+            self._fronts.may_be_had(wanted)
 
     def _check_source(self, caller: Caller, source: str) -> str:
         """The source without links, if it may be one."""
@@ -222,7 +256,7 @@ class Datasets:
             raise AtlasError(
                 errors.CONFLICT,
                 f"data set {existing.name} exists and differs",
-                hint=f"atlasctl cache describe {existing.name}",
+                hint=_hint(existing.name, differences, spec),
                 unchanged=f"data set {existing.name} stays as it is",
                 details=differences,
             )
@@ -301,7 +335,8 @@ class Datasets:
         if holders:
             raise in_use(row.name, holders, f"atlasctl cache delete {row.name} --force")
         own = self._mounting.own_path(row.name)
-        entries = sorted(self._mounting.entries(row.id), key=lambda entry: entry.path == own)
+        entries = from_the_top(self._mounting.entries(row.id))
+        entries.sort(key=lambda entry: entry.path == own)
         for entry in entries:
             try:
                 self._mounting.unmount(entry, detach=False)
@@ -374,6 +409,12 @@ def in_use(name: str, holders: list[Holder], hint: str) -> AtlasError:
         unchanged=f"data set {name} stays mounted",
         details=lines,
     )
+
+
+def _hint(name: str, differences: list[str], wanted: DatasetSpec) -> str:
+    if len(differences) == 1 and differences[0].startswith("spec.front:"):
+        return f"atlasctl cache update {name} --front {wanted.front}"
+    return f"atlasctl cache describe {name}"
 
 
 def diff(present: DatasetSpec, wanted: DatasetSpec) -> list[str]:

@@ -23,7 +23,8 @@ class Targets:
     """What to look for: mounts by id, and their file system by device ("MAJOR:MINOR").
 
     With `whole` any use of the device counts, also in other mount namespaces; without, only that
-    of the mounts named: of one mount among several.
+    of the mounts named: of one mount among several. An id that was remembered may have become that
+    of another mount: those found in a mount table with another device are left out.
     """
 
     mount_ids: set[int]
@@ -36,8 +37,8 @@ def find(targets: Targets, viewer_uid: int, ignore: Collection[int] = ()) -> lis
     """Processes that keep the mounts busy, by pid. `viewer_uid` decides whose arguments are shown:
     a user sees those of the own processes, root all; of others only the program's name."""
     holders: list[Holder] = []
-    own_namespace = _link("/proc/self/ns/mnt")
-    targets._seen_namespaces.add(own_namespace)
+    targets._seen_namespaces.add(_link("/proc/self/ns/mnt"))
+    _leave_out_others(_mount_table("self"), targets)
     processes = sorted(
         int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) not in ignore
     )
@@ -103,13 +104,10 @@ def _in_other_namespace(pid: int, targets: Targets, viewer_uid: int) -> Iterator
     if not namespace or namespace in targets._seen_namespaces:
         return
     targets._seen_namespaces.add(namespace)
-    try:
-        table = Path(f"/proc/{pid}/mountinfo").read_bytes()
-    except OSError:
-        return
-    for line in table.splitlines():
-        fields = line.split(b" ")
-        if len(fields) < 7 or fields[2].decode("ascii") != targets.device:
+    table = _mount_table(str(pid))
+    _leave_out_others(table, targets)
+    for fields in table:
+        if fields[2].decode("ascii") != targets.device:
             continue
         targets.mount_ids.add(int(fields[0]))
         options = fields[6 : fields.index(b"-")]
@@ -120,6 +118,21 @@ def _in_other_namespace(pid: int, targets: Targets, viewer_uid: int) -> Iterator
                 use="mounted in its mount namespace",
             )
             return
+
+
+def _mount_table(process: str) -> list[list[bytes]]:
+    """The fields of each line (proc(5), mountinfo); none for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{process}/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return []
+    return [fields for line in lines if len(fields := line.split(b" ")) >= 7]
+
+
+def _leave_out_others(table: list[list[bytes]], targets: Targets) -> None:
+    targets.mount_ids.difference_update(
+        int(fields[0]) for fields in table if fields[2].decode("ascii") != targets.device
+    )
 
 
 def _mount_id_behind(link: str) -> int:

@@ -2,8 +2,9 @@
 
 Who calls holds the data set's lock (see atlas.node.registry). The order of a creation:
 
-    row `creating` -> /dev/fuse opened -> a copy with the keeper -> engine tables -> superblock
-    -> engine serves -> attached at the node's own path -> attached at the user's -> row `present`
+    row `creating` -> engine tables -> /dev/fuse opened -> a copy with the keeper -> superblock
+    -> engine serves -> the front's row -> attached at the node's own path -> attached at the user's
+    -> row `present`
 
 The copy is with the keeper before there is a superblock: a node that dies at any point leaves
 either nothing that waits for it, or something that the next node can serve. The row is written
@@ -21,11 +22,13 @@ from atlas.api import errors
 from atlas.api.environment import Home
 from atlas.api.errors import AtlasError
 from atlas.api.units import printable
+from atlas.node.capabilities import Capabilities
 from atlas.node.database import Database, DatasetRow, MountRow
-from atlas.node.descriptors import DescriptorStore
 from atlas.node.events import Events
-from atlas.node.mounting import Entry, Mounting, Target
+from atlas.node.fronts import Fronts
+from atlas.node.mounting import Mounting, Target, shown_at
 from atlas.node.native import Engine, System, failing, kind_of
+from atlas.node.settings import Settings
 from atlas.node.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -37,37 +40,30 @@ RELEASE_SECONDS: Final = 5.0
 """How long the kernel may take to let go of a mount that nobody was found to use."""
 
 
-def key_of(identifier: str) -> str:
-    """What the keeper calls a data set's descriptor."""
-    return f"dataset:{identifier}"
-
-
-def identifier_of(key: str) -> str | None:
-    """The data set that a key of the keeper belongs to."""
-    kind, _, identifier = key.partition(":")
-    return identifier if kind == "dataset" else None
-
-
 class Lifecycle:
-    """The steps, on the engine, the keeper, the mount table and the database together."""
+    """The steps, on the engine, the fronts, the mount table and the database together."""
 
     def __init__(
         self,
         home: Home,
+        settings: Settings,
         system: System,
         engine: Engine,
         database: Database,
-        keeper: DescriptorStore,
         mounting: Mounting,
+        capabilities: Capabilities,
+        fronts: Fronts,
         tiers: Tiers,
         events: Events,
     ) -> None:
         self._home = home
+        self._node_settings = settings
         self._system = system
         self._engine = engine
         self._database = database
-        self._keeper = keeper
         self._mounting = mounting
+        self._capabilities = capabilities
+        self._fronts = fronts
         self._tiers = tiers
         self._events = events
 
@@ -77,13 +73,9 @@ class Lifecycle:
         Raises AtlasError after everything, the row too, has been undone.
         """
         try:
-            fuse = self._open_fuse(row)
-            try:
-                with failing(f"data set {row.name} cannot be created"):
-                    self._engine.create(self._settings(row))
-                self._show(row, fuse)
-            finally:
-                os.close(fuse)
+            with failing(f"data set {row.name} cannot be created"):
+                self._engine.create(self._settings(row))
+            self._fronts.begin(row)
             if target is not None and mount is not None:
                 self.attach(row, target, mount)
             self._database.set_phase(row.id, "present")
@@ -92,7 +84,7 @@ class Lifecycle:
             raise
 
     def bring_up(self, row: DatasetRow) -> None:
-        """Serves a data set of an earlier node, with the keeper's descriptor where it has one.
+        """Serves a data set of an earlier node, with its fronts as far as they can go on.
 
         Raises AtlasError: readers that waited for this node get errors then, instead of waiting
         for ever; its bytes stay.
@@ -104,11 +96,14 @@ class Lifecycle:
             raise
 
     def shut(self, row: DatasetRow, keep_mounts: bool) -> None:
-        """Stops serving and keeps all data. The mounts go, in use or not, unless kept."""
+        """Stops serving and keeps all data. The mounts go, in use or not, unless kept. Programs
+        that have files of a sealed front open go on reading them: no process serves it."""
         if not keep_mounts:
             self._mounting.detach_all(row.id)
-        self._keeper.drop(key_of(row.id))
-        self._close(row)
+        try:
+            self._fronts.end(row)
+        finally:
+            self._close(row)
 
     def remove(self, row: DatasetRow) -> bool:
         """Frees everything of a data set, whatever state it is in. May be repeated.
@@ -122,7 +117,7 @@ class Lifecycle:
             if time.monotonic() > deadline:
                 self._database.begin_release(row.id)
                 return False
-            # The engine learns it from the kernel within milliseconds; there is nothing to wait on.
+            # It is known within milliseconds; there is nothing to wait on.
             time.sleep(0.01)
         self._free(row)
         return True
@@ -133,9 +128,8 @@ class Lifecycle:
 
     def restore_mounts(self, row: DatasetRow) -> None:
         """Attaches again what an unmount that could not be finished has taken away."""
-        entries = self._mounting.entries(row.id)
-        if entries:
-            self._reattach(row, entries)
+        self._fronts.show_own(row)
+        self._reattach(row)
 
     def release(self, row: DatasetRow) -> bool:
         """Frees a `releasing` data set if its last user has gone."""
@@ -157,11 +151,7 @@ class Lifecycle:
         """Shows a served data set at one more folder. Raises AtlasError after undoing it."""
         self._database.add_mount(mount)
         try:
-            copy = self._mounting.clone(self._mounting.own_path(row.name))
-            try:
-                self._mounting.attach(copy, target.descriptor)
-            finally:
-                os.close(copy)
+            self._attach_copy(row, target)
         except BaseException:
             self._database.remove_mount(mount.path)
             raise
@@ -173,115 +163,19 @@ class Lifecycle:
         with failing(f"the source {printable(source)} cannot be opened", errors.ORIGIN_GONE):
             os.close(self._system.open_folder_as(row.identity, source))
 
-    def heal(self, row: DatasetRow) -> None:
-        """Puts the node's own mount back where somebody has taken it away. Raises AtlasError."""
-        entries = self._mounting.entries(row.id)
-        own = self._mounting.own_path(row.name)
-        if any(entry.path == own for entry in entries):
-            return  # it was only just being mounted when the caller looked
-        if entries:
-            self._attach_own_copy(row, entries[0])
-        elif self.has_ended(row):
-            self._close(row)
-            self._keeper.drop(key_of(row.id))
-            self._open(row)
-            self._mount_anew(row)
-        else:
-            return
-        self._events.record(row.id, "Warning", "Remounted", f"{own} had been unmounted")
-
     def _bring_up(self, row: DatasetRow) -> None:
         self._tiers.reopen(row)
-        self._open(row)
-        if row.phase == "releasing":
-            # The node that wrote the phase may have died before it did this.
-            self._mounting.detach_all(row.id)
-        fuse = self._keeper.get(key_of(row.id))
-        entries = self._mounting.entries(row.id)
-        # With new tables the node ids that the kernel remembers would mean other files.
-        kept = not self._events.has_lost_cache(row.id)
-        if fuse is not None and kept and (entries or row.phase == "releasing"):
-            try:
-                with failing(f"data set {row.name} cannot be served again"):
-                    self._engine.serve(row.id, fuse, True)
-            finally:
-                os.close(fuse)
-            if row.phase != "releasing":
-                self._reattach(row, entries)
-            return
-        # Without a descriptor what is mounted is dead; without a mount the descriptor is useless.
-        if fuse is not None:
-            os.close(fuse)
-        self._keeper.drop(key_of(row.id))
-        self._mounting.detach_all(row.id)
-        if row.phase != "releasing":
-            self._mount_anew(row)
-
-    def _open(self, row: DatasetRow) -> None:
-        """The tables of an earlier node, or new ones where a reboot has taken them."""
+        # With new tables, made by the engine where it found none, no front can go on.
         with failing(f"data set {row.name} cannot be opened"):
             self._engine.open(self._settings(row))
+        self._fronts.restore(row, self._events.has_lost_cache(row.id))
+        if row.phase != "releasing":
+            self._reattach(row)
 
-    def _open_fuse(self, row: DatasetRow) -> int:
-        with failing(
-            f"data set {row.name} cannot be mounted",
-            errors.CANNOT_MOUNT,
-            "atlasctl doctor",
-        ):
-            fuse = self._system.open_fuse()
-        try:
-            self._keeper.put(key_of(row.id), fuse)
-        except BaseException:
-            os.close(fuse)
-            raise
-        return fuse
-
-    def _mount_anew(self, row: DatasetRow) -> None:
-        """A new superblock, at the node's own path and wherever users had asked for it."""
-        fuse = self._open_fuse(row)
-        try:
-            self._show(row, fuse)
-        finally:
-            os.close(fuse)
-        self._reattach(row, self._mounting.entries(row.id))
-
-    def _show(self, row: DatasetRow, fuse: int) -> None:
-        """Mounts `fuse`, serves it, and attaches it at the node's own path: a session needs the
-        superblock, and nobody may find a mount that is not served."""
-        with failing(
-            f"data set {row.name} cannot be mounted", errors.CANNOT_MOUNT, "atlasctl doctor"
-        ):
-            source = self._mounting.source_of(row.name, row.id)
-            uid, gid, _ = row.identity
-            mount = self._system.mount_fuse(fuse, source, uid, gid)
-        try:
-            with failing(f"data set {row.name} cannot be served"):
-                self._engine.serve(row.id, fuse, False)
-            folder = self._mounting.open_own(row.name)
-            try:
-                self._mounting.attach(mount, folder)
-            finally:
-                os.close(folder)
-        finally:
-            os.close(mount)
-
-    def _attach_own_copy(self, row: DatasetRow, entry: Entry) -> None:
-        copy = self._mounting.clone(entry.path)
-        try:
-            folder = self._mounting.open_own(row.name)
-            try:
-                self._mounting.attach(copy, folder)
-            finally:
-                os.close(folder)
-        finally:
-            os.close(copy)
-
-    def _reattach(self, row: DatasetRow, entries: list[Entry]) -> None:
+    def _reattach(self, row: DatasetRow) -> None:
         """Attaches what the database knows and the mount table lacks. A user's folder that is no
         longer fit to be mounted on is an event, not a failure of the data set."""
-        present = {entry.path for entry in entries}
-        if self._mounting.own_path(row.name) not in present:
-            self._attach_own_copy(row, entries[0])
+        present = {entry.path for entry in self._mounting.entries(row.id)}
         for mount in self._database.mounts(row.id):
             if mount.path in present:
                 continue
@@ -296,16 +190,28 @@ class Lifecycle:
         source = row.spec.mounts[0].source
         target = self._mounting.open_target(mount.identity, mount.path, source)
         try:
-            copy = self._mounting.clone(self._mounting.own_path(row.name))
-            try:
-                self._mounting.attach(copy, target.descriptor)
-            finally:
-                os.close(copy)
+            self._attach_copy(row, target)
         finally:
             os.close(target.descriptor)
 
+    def _attach_copy(self, row: DatasetRow, target: Target) -> None:
+        own_path = self._mounting.own_path(row.name)
+        own = shown_at(self._mounting.entries(row.id)).get(own_path)
+        if own is None:
+            raise AtlasError(
+                errors.NOT_READY,
+                f"data set {row.name} is not mounted at {own_path} now",
+                "somebody has taken it away; it comes back",
+                hint="the same command again",
+            )
+        copy = self._mounting.clone(own)
+        try:
+            self._mounting.attach(copy, target.descriptor)
+        finally:
+            os.close(copy)
+
     def _free(self, row: DatasetRow) -> None:
-        self._keeper.drop(key_of(row.id))
+        self._fronts.end(row)
         opened = True
         try:
             self._engine.destroy(row.id)
@@ -337,13 +243,8 @@ class Lifecycle:
         shutil.rmtree(self._home.datasets / row.id, ignore_errors=True)
 
     def has_ended(self, row: DatasetRow) -> bool:
-        """Whether the kernel has let go of the file system: nobody uses it any more."""
-        try:
-            return self._engine.ended(row.id)
-        except Exception as error:
-            if kind_of(error) is errors.PATH_NOT_FOUND:
-                return True  # not open here: no session of this process can be in the way
-            raise
+        """Whether the kernel has let go of all fronts: nobody uses the data set any more."""
+        return self._fronts.have_ended(row)
 
     def _close(self, row: DatasetRow) -> None:
         try:
@@ -362,4 +263,11 @@ class Lifecycle:
             "quota_bytes": row.quota_bytes,
             "include": row.spec.include,
             "exclude": row.spec.exclude,
+            "label": self._mounting.source_of(row.name, row.id),
+            # Whatever the setting, which may change while the data set is open.
+            "mapped": self._capabilities.has("lazy") or self._capabilities.has("sealed"),
+            "seal": self._capabilities.has("sealed"),
+            "held": self._fronts.held(row),
+            "scrub_period_seconds": self._node_settings.scrub_period,
+            "scrub_bytes_per_second": self._node_settings.scrub_rate,
         }

@@ -8,7 +8,8 @@ descriptor: whoever owns a folder above could have put a link there.
 import os
 import shlex
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,19 +21,27 @@ from atlas.api.units import printable
 from atlas.node.holders import mount_id_of
 from atlas.node.native import Identity, System, failing
 
-FILESYSTEM: Final = "fuse.atlas"
+LIVE: Final = "fuse.atlas"
+IMAGE: Final = "erofs"
 _SOURCE: Final = "atlas:"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the mount table. `device` is "MAJOR:MINOR"."""
+    """One line of the mount table. `device` is "MAJOR:MINOR", `parent` the mount that it lies on:
+    at its own path, where it covers that one."""
 
     id: int
+    parent: int
     device: str
     path: str
+    type: str
     source: str
-    is_atlas: bool
+
+    @property
+    def is_atlas(self) -> bool:
+        """Whether it shows a data set, of whichever node."""
+        return self.type in (LIVE, IMAGE) and self.source.startswith(_SOURCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +74,7 @@ class Mounting:
         return [
             entry
             for entry in (self.table() if table is None else table)
-            if entry.is_atlas
-            and entry.source.startswith(_SOURCE)
-            and entry.source.endswith(f":{identifier}")
+            if entry.is_atlas and entry.source.endswith(f":{identifier}")
         ]
 
     def strays(self, known: set[str]) -> list[Entry]:
@@ -87,10 +94,11 @@ class Mounting:
             return [
                 Entry(
                     entry["id"],
+                    entry["parent"],
                     "{}:{}".format(*entry["device"]),
                     os.fspath(entry["path"]),
+                    entry["type"],
                     entry["source"],
-                    entry["type"] == FILESYSTEM,
                 )
                 for entry in self._system.mount_table()
             ]
@@ -113,31 +121,45 @@ class Mounting:
         with failing("the data set cannot be mounted", errors.CANNOT_MOUNT):
             self._system.attach_mount(mount, folder)
 
-    def clone(self, path: str) -> int:
-        """One more mount of the file system at `path`."""
+    def clone(self, entry: Entry) -> int:
+        """One more mount of the file system that `entry` shows. Raises as `attach_beneath`."""
         with failing("the data set cannot be mounted once more", errors.CANNOT_MOUNT):
-            return self._system.clone_mount(path)
+            folder, name = self._open_place(entry)
+            try:
+                os.close(self._open_root(folder, name, entry))
+                return self._system.clone_mount(f"/proc/self/fd/{folder}/{name}")
+            finally:
+                os.close(folder)
 
     def unmount(self, entry: Entry, detach: bool) -> None:
         """Takes one mount away. Raises AtlasError: Busy where it is in use (not with `detach`),
         NotFound where another mount, or none, lies at its path."""
-        parent, _, name = entry.path.rpartition("/")
         with failing(f"{printable(entry.path)} cannot be unmounted"):
-            folder = self._open_parent(parent or "/", entry)
+            folder, name = self._open_place(entry)
             try:
-                # A mount point cannot be renamed or replaced while it is one, so what is found
-                # here stays what it is; the folders above it may change, and are held open.
-                if self._mount_at(folder, name) != entry.id:
-                    raise AtlasError(
-                        errors.NOT_FOUND, f"the mount at {printable(entry.path)} has moved"
-                    )
+                # Open, the root would keep the mount busy. Nothing takes its place: a mount point
+                # cannot be renamed or replaced while it is one, and the folders above it are held.
+                os.close(self._open_root(folder, name, entry))
                 self._system.unmount(f"/proc/self/fd/{folder}/{name}", detach)
             finally:
                 os.close(folder)
 
+    def attach_beneath(self, mount: int, entry: Entry) -> None:
+        """Shows the mount at the path of `entry` as soon as that one is unmounted. Raises
+        AtlasError: NotFound where another mount, or none, lies at its path."""
+        message = f"{printable(entry.path)} cannot be replaced"
+        with failing(message, errors.CANNOT_MOUNT), self._root(entry) as root:
+            self._system.attach_beneath(mount, root)
+
+    def cover(self, mount: int, entry: Entry) -> None:
+        """Shows the mount at the path of `entry`, which stays below. Raises as `attach_beneath`."""
+        message = f"{printable(entry.path)} cannot be covered"
+        with failing(message, errors.CANNOT_MOUNT), self._root(entry) as root:
+            self._system.attach_mount(mount, root)
+
     def detach_all(self, identifier: str) -> None:
-        """Takes all mounts of a data set out of the tree, in use or not, the newest first."""
-        for entry in reversed(self.entries(identifier)):
+        """Takes all mounts of a data set out of the tree, in use or not, the topmost first."""
+        for entry in from_the_top(self.entries(identifier)):
             # Gone or moved meanwhile: the table of the next look says what is left.
             with suppress(AtlasError):
                 self.unmount(entry, detach=True)
@@ -208,24 +230,64 @@ class Mounting:
         if not stat.S_ISDIR(status.st_mode):
             raise AtlasError(errors.INVALID, f"{shown} is no folder")
 
-    def _open_parent(self, parent: str, entry: Entry) -> int:
+    @contextmanager
+    def _root(self, entry: Entry) -> Iterator[int]:
+        folder, name = self._open_place(entry)
         try:
-            return os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise AtlasError(
-                errors.NOT_FOUND, f"the mount at {printable(entry.path)} has moved", error.strerror
-            ) from error
-
-    def _mount_at(self, folder: int, name: str) -> int:
-        try:
-            descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        except OSError:
-            return -1
-        try:
-            return mount_id_of(descriptor)
+            root = self._open_root(folder, name, entry)
         finally:
-            # Open, it would keep the mount busy.
-            os.close(descriptor)
+            os.close(folder)
+        try:
+            yield root
+        finally:
+            os.close(root)
+
+    def _open_place(self, entry: Entry) -> tuple[int, str]:
+        """The folder that the mount point lies in, and its name there."""
+        parent, _, name = entry.path.rpartition("/")
+        try:
+            return os.open(parent or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), name
+        except OSError as error:
+            raise _moved(entry, error.strerror) from error
+
+    def _open_root(self, folder: int, name: str, entry: Entry) -> int:
+        try:
+            root = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        except OSError as error:
+            raise _moved(entry, error.strerror) from error
+        if mount_id_of(root) != entry.id:
+            os.close(root)
+            raise _moved(entry, "another mount, or none, lies there")
+        return root
+
+
+def _moved(entry: Entry, cause: str | None) -> AtlasError:
+    return AtlasError(errors.NOT_FOUND, f"the mount at {printable(entry.path)} has moved", cause)
+
+
+def from_the_top(entries: list[Entry]) -> list[Entry]:
+    """The newest first, and each before those that it covers: so they can be unmounted."""
+    ordered, left = [], list(reversed(entries))
+    while left:
+        covered = {entry.parent for entry in left}
+        free = [entry for entry in left if entry.id not in covered]
+        # The kernel's tables have no circles; a torn one must not hold this up.
+        ordered += free or left
+        left = [entry for entry in left if entry.id in covered] if free else []
+    return ordered
+
+
+def stacks_at(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """The entries at each path, the topmost first."""
+    stacks: dict[str, list[Entry]] = {}
+    for entry in from_the_top(entries):
+        stacks.setdefault(entry.path, []).append(entry)
+    return stacks
+
+
+def shown_at(entries: list[Entry]) -> dict[str, Entry]:
+    """What each path shows."""
+    return {path: stack[0] for path, stack in stacks_at(entries).items()}
 
 
 def check_path(given: str, what: str) -> str:

@@ -16,7 +16,9 @@ from atlas.api.errors import AtlasError
 from atlas.node.database import Database, DatasetRow
 from atlas.node.descriptors import DescriptorStore
 from atlas.node.events import Events
-from atlas.node.lifecycle import Lifecycle, identifier_of
+from atlas.node.front_maker import identifier_of
+from atlas.node.fronts import Fronts
+from atlas.node.lifecycle import Lifecycle
 from atlas.node.loads import Loads
 from atlas.node.mounting import Mounting
 from atlas.node.registry import Registry
@@ -31,6 +33,8 @@ ROUND_SECONDS: Final = 0.5
 """Between two rounds of housekeeping: events become visible, released bytes are freed."""
 HEAL_ROUNDS: Final = 4
 """Rounds between two looks at the mount table."""
+FRONT_THREADS: Final = 4
+"""Of their own: an image on a disk that hangs must not keep the other data sets from theirs."""
 ORIGIN_ROUNDS: Final = 20
 """Rounds between two looks at the sources."""
 ORIGIN_THREADS: Final = 2
@@ -49,6 +53,7 @@ class Recovery:
         registry: Registry,
         mounting: Mounting,
         lifecycle: Lifecycle,
+        fronts: Fronts,
         loads: Loads,
         events: Events,
     ) -> None:
@@ -57,10 +62,12 @@ class Recovery:
         self._registry = registry
         self._mounting = mounting
         self._lifecycle = lifecycle
+        self._fronts = fronts
         self._loads = loads
         self._events = events
         self._ending = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="atlas-restore")
+        self._front_pool = ThreadPoolExecutor(FRONT_THREADS, thread_name_prefix="atlas-fronts")
         self._origin_pool = ThreadPoolExecutor(ORIGIN_THREADS, thread_name_prefix="atlas-origins")
         self._housekeeper = threading.Thread(
             target=self._keep_house, name="atlas-housekeeping", daemon=True
@@ -78,6 +85,7 @@ class Recovery:
         """Ends the housekeeping; what hangs is left behind."""
         self._ending.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._front_pool.shutdown(wait=False, cancel_futures=True)
         self._origin_pool.shutdown(wait=False, cancel_futures=True)
         if self._housekeeper.is_alive():
             self._housekeeper.join(END_SECONDS)
@@ -184,8 +192,29 @@ class Recovery:
                     self._pool.submit(self._restore_one, current)
             elif current.phase == "releasing":
                 self._release(current)
-            elif heal and entry.state == "serving":
-                self._heal(current)
+            elif entry.state == "serving" and not entry.front.advancing:
+                entry.front.advancing = True
+                self._front_pool.submit(self._advance, current, heal)
+
+    def _advance(self, row: DatasetRow, heal: bool) -> None:
+        entry = self._registry.entry(row.id)
+        try:
+            with self._registry.try_hold(row.name) as held:
+                current = self._database.dataset(row.id) if held else None
+                if current is None or current.phase != "present" or entry.state != "serving":
+                    return
+                # Under the lock: a stop takes it before it unmounts.
+                if self._ending.is_set():
+                    return
+                if heal:
+                    self._heal(current)
+                else:
+                    self._fronts.advance(current)
+        except Exception:
+            # The next round tries again.
+            logger.exception("the front of data set %s cannot be looked after", row.name)
+        finally:
+            entry.front.advancing = False
 
     def _release(self, row: DatasetRow) -> None:
         try:
@@ -200,7 +229,8 @@ class Recovery:
 
     def _heal(self, row: DatasetRow) -> None:
         try:
-            self._lifecycle.heal(row)
+            self._fronts.heal(row)
+            self._fronts.observe(row)
         except AtlasError as error:
             entry = self._registry.entry(row.id)
             entry.state, entry.failure = "failed", error

@@ -19,6 +19,25 @@ State = Literal["starting", "serving", "failed"]
 
 
 @dataclass(slots=True)
+class FrontState:
+    """What the node knows of a data set's fronts beyond their rows. Times are of the monotonic
+    clock: before them nothing of the kind is tried."""
+
+    reason: str = ""
+    """Why the present front, and no faster one."""
+    next_swap: float = 0.0
+    next_attempt: float = 0.0
+    next_seal: float = 0.0
+    next_settling: float = 0.0
+    failures: int = 0
+    broken: bool = False
+    """At the last look the present front did not serve."""
+    unsettled: bool = False
+    """Some path may still show an earlier front."""
+    advancing: bool = False
+
+
+@dataclass(slots=True)
 class Entry:
     """What the node knows of a data set beyond its row. Lost with the process."""
 
@@ -28,6 +47,7 @@ class Entry:
     origin_failure: AtlasError | None = None
     """Why the source could not be opened of late; what is cached is served all the same."""
     looking_at_origin: bool = False
+    front: FrontState = field(default_factory=FrontState)
     conditions: dict[str, Condition] = field(default_factory=dict)
 
 
@@ -59,9 +79,9 @@ class Registry:
             yield
 
     @contextmanager
-    def try_hold(self, name: str) -> Iterator[bool]:
-        """As `hold`, without waiting; gives whether the lock was free."""
-        with self._locked(name, 0) as held:
+    def try_hold(self, name: str, seconds: float = 0.0) -> Iterator[bool]:
+        """As `hold`, waiting no longer than given; gives whether the lock became free."""
+        with self._locked(name, seconds) as held:
             yield held
 
     @contextmanager

@@ -96,6 +96,7 @@ class Api:
                 self._route("GET", "/v1/datasets", self._datasets),
                 self._route("POST", "/v1/datasets", self._create),
                 self._route("GET", "/v1/datasets/{name}", self._dataset),
+                self._route("PATCH", "/v1/datasets/{name}", self._update),
                 self._route("DELETE", "/v1/datasets/{name}", self._delete),
                 self._route("GET", "/v1/datasets/{name}/events", self._events),
                 self._route("GET", "/v1/datasets/{name}/loads", self._loads),
@@ -127,6 +128,12 @@ class Api:
             call.caller, wanted, call.text("mount"), call.dry_run
         )
         return (201 if created and not call.dry_run else 200), dataset
+
+    def _update(self, call: Call) -> Answer:
+        patch = models.decode(call.body, models.DatasetPatch, "the change")
+        return 200, self._application.datasets.update(
+            call.caller, call.part("name"), patch.spec, call.dry_run
+        )
 
     def _delete(self, call: Call) -> Answer:
         return 200, self._application.datasets.delete(

@@ -3,6 +3,7 @@
 Read from `node.toml` of the home (see atlas.api.environment), for instance:
 
     memory_bytes = "16Gi"
+    scrub_period = "1d"
     [[tiers]]
     medium = "SSD"
     path = "/nvme0/atlas"
@@ -15,7 +16,7 @@ from typing import Any
 
 from atlas.api.errors import INVALID, AtlasError
 from atlas.api.models import Medium, convert
-from atlas.api.units import parse_size
+from atlas.api.units import parse_duration, parse_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,22 @@ class Settings:
 
     user_datasets: int = 64
     """Data sets of one user other than root. Each costs descriptors and a few threads."""
+
+    scrub_period: float = 7 * 86400.0
+    """Seconds in which all cached bytes of a data set are read and compared with their checksums
+    once; 0: never. Default: a week, within which a disk's own silent errors stay few."""
+
+    scrub_rate: int = 64 << 20
+    """Bytes a second that this reading takes at most; 0: no limit. Default: 64 MiB, a few percent
+    of an SSD and of a processor."""
+
+    swap_rest: float = 10.0
+    """Seconds between two changes of a data set's front, unless the present one is broken: each
+    gives up the kernel's warm pages."""
+
+    reseal_rest: float = 30.0
+    """Seconds after a sealed front had to be left before there is another: what broke it (a failing
+    disk) tends to come back."""
 
     tiers: tuple[RegisteredTier, ...] = ()
 
@@ -70,6 +87,11 @@ def load(path: Path) -> Settings:
     memory = values.pop("memory_bytes", None)
     user = values.pop("user_bytes", None)
     datasets = values.pop("user_datasets", Settings.user_datasets)
+    durations = {
+        name: _duration(path, name, values.pop(name, getattr(Settings, name)))
+        for name in ("scrub_period", "swap_rest", "reseal_rest")
+    }
+    scrub_rate = _size(path, str(values.pop("scrub_rate", Settings.scrub_rate)).removesuffix("/s"))
     if values:
         raise AtlasError(INVALID, f"{path}: unknown setting {next(iter(values))!r}")
     if not isinstance(datasets, int) or datasets < 0:
@@ -78,8 +100,18 @@ def load(path: Path) -> Settings:
         memory_bytes=machine_memory() // 2 if memory is None else _size(path, memory),
         user_bytes=(1 << 62) if user is None else _size(path, user),
         user_datasets=datasets,
+        scrub_rate=scrub_rate,
         tiers=tiers,
+        **durations,
     )
+
+
+def _duration(path: Path, name: str, value: object) -> float:
+    """Seconds: a number of them, or a text as in "30s"."""
+    try:
+        return parse_duration(str(value))
+    except AtlasError as error:
+        raise AtlasError(INVALID, f"{path}: {name}: {error.message}", error.cause) from error
 
 
 def _size(path: Path, value: object) -> int:

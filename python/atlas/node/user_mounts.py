@@ -4,16 +4,16 @@ import os
 
 from atlas.api import errors
 from atlas.api.errors import AtlasError
-from atlas.api.models import Holder, Metadata, Mount, MountSpec, MountStatus
+from atlas.api.models import Metadata, Mount, MountSpec, MountStatus
 from atlas.api.units import format_time, printable
 from atlas.node.caller import Caller
 from atlas.node.database import Database, DatasetRow, MountRow
 from atlas.node.datasets import Datasets, in_use, may_use, mount_row
 from atlas.node.events import Events
-from atlas.node.holders import Targets, find
 from atlas.node.lifecycle import Lifecycle
-from atlas.node.mounting import Entry, Mounting, check_path
+from atlas.node.mounting import Entry, Mounting, check_path, stacks_at
 from atlas.node.registry import Registry
+from atlas.node.usage import holders_of
 from atlas.node.views import Views
 
 
@@ -92,17 +92,18 @@ class UserMounts:
                     f"data set {row.name} has changed meanwhile",
                     hint="the same command again",
                 )
-            attached = {entry.path: entry for entry in self._mounting.entries(row.id)}
-            chosen = [(mount, attached.get(mount.path)) for mount in mounts]
+            attached = stacks_at(self._mounting.entries(row.id))
+            chosen = [(mount, attached.get(mount.path, [])) for mount in mounts]
             if not force and not dry_run:
-                holders = self._holders(caller, [entry for _, entry in chosen if entry])
+                stacks = [stack for _, stack in chosen]
+                holders = holders_of([entry for stack in stacks for entry in stack], caller.uid)
                 if holders:
                     raise in_use(row.name, holders, "the same command with --force")
             removed = []
-            for mount, entry in chosen:
+            for mount, stack in chosen:
                 if not dry_run:
-                    self._remove_one(caller, row, mount, entry, force)
-                removed.append(_object(row, mount, attached=entry is not None and dry_run))
+                    self._remove_one(caller, row, mount, stack, force)
+                removed.append(_object(row, mount, attached=bool(stack) and dry_run))
             return removed
 
     def _chosen(
@@ -133,25 +134,19 @@ class UserMounts:
         )
 
     def _remove_one(
-        self, caller: Caller, row: DatasetRow, mount: MountRow, entry: Entry | None, force: bool
+        self, caller: Caller, row: DatasetRow, mount: MountRow, stack: list[Entry], force: bool
     ) -> None:
-        if entry is not None:
+        for entry in stack:
             try:
                 self._mounting.unmount(entry, detach=force)
             except AtlasError as error:
                 if error.kind is not errors.BUSY:
                     raise
                 raise in_use(
-                    row.name, self._holders(caller, [entry]), "the same command with --force"
+                    row.name, holders_of([entry], caller.uid), "the same command with --force"
                 ) from error
         self._database.remove_mount(mount.path)
         self._events.record(row.id, "Normal", "Unmounted", f"from {mount.given}")
-
-    def _holders(self, caller: Caller, entries: list[Entry]) -> list[Holder]:
-        if not entries:
-            return []
-        targets = Targets({entry.id for entry in entries}, entries[0].device, whole=False)
-        return find(targets, caller.uid, ignore={os.getpid()})
 
     def _forget_unattached(self, row: DatasetRow, given: str) -> None:
         """A mount that somebody has taken away by other means does not keep its place."""

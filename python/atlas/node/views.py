@@ -7,6 +7,9 @@ from atlas.api.models import (
     Dataset,
     DatasetPhase,
     DatasetStatus,
+    Front,
+    Holder,
+    ImageStatus,
     LeavingLinks,
     Metadata,
     Mount,
@@ -17,7 +20,7 @@ from atlas.api.models import (
 )
 from atlas.api.units import format_time
 from atlas.node.database import Database, DatasetRow
-from atlas.node.mounting import Entry, Mounting
+from atlas.node.mounting import Entry, Mounting, shown_at
 from atlas.node.native import Engine, kind_of
 from atlas.node.registry import Registry
 from atlas.node.tiers import available_bytes
@@ -42,8 +45,13 @@ class Views:
         table = self._mounting.table()
         return [self.dataset(row, table) for row in rows]
 
-    def dataset(self, row: DatasetRow, table: list[Entry] | None = None) -> Dataset:
-        """The object as it is now."""
+    def dataset(
+        self,
+        row: DatasetRow,
+        table: list[Entry] | None = None,
+        users: dict[str, list[Holder]] | None = None,
+    ) -> Dataset:
+        """The object as it is now. `users` of each device, where somebody has looked for them."""
         status = DatasetStatus(
             phase=self._phase(row),
             cache_capacity_bytes=row.quota_bytes,
@@ -55,8 +63,6 @@ class Views:
         engine = self._engine_status(row)
         if engine is not None:
             _fill(status, engine)
-            if status.phase == "Bound":
-                status.front, status.front_reason = "live", "the front of this version"
         status.tiers = [
             TierStatus(
                 medium=row.medium,
@@ -66,6 +72,10 @@ class Views:
                 available_bytes=available_bytes(row.tier),
             )
         ]
+        status.fronts = self._fronts(row, table, users)
+        attached = next((front for front in status.fronts if front.attached), None)
+        if attached is not None and status.phase == "Bound":
+            status.front, status.front_reason = attached.front, attached.reason
         status.conditions = self._conditions(row, status, engine)
         return Dataset(metadata=metadata_of(row), spec=row.spec, status=status)
 
@@ -92,6 +102,30 @@ class Views:
             )
             for path, given, created in paths
         ]
+
+    def _fronts(
+        self, row: DatasetRow, table: list[Entry] | None, users: dict[str, list[Holder]] | None
+    ) -> list[Front]:
+        """The one that the paths show first, then what is left of others, the newest first."""
+        shown = shown_at(self._mounting.entries(row.id, table))
+        fronts = []
+        for kept in reversed(self._database.fronts(row.id)):
+            holders = None if users is None else users.get(kept.device or "", [])
+            now = self._registry.entry(row.id).front.reason if kept.attached else ""
+            fronts.append(
+                Front(
+                    front=kept.kind,
+                    attached=kept.attached,
+                    mount_paths=sorted(
+                        path for path, entry in shown.items() if entry.device == kept.device
+                    ),
+                    since=format_time(kept.since),
+                    reason=now or kept.reason,
+                    users=None if holders is None else len(holders),
+                    holders=holders or [],
+                )
+            )
+        return sorted(fronts, key=lambda front: not front.attached)
 
     def _phase(self, row: DatasetRow) -> DatasetPhase:
         if row.phase in ("deleting", "releasing", "freeing"):
@@ -143,6 +177,21 @@ class Views:
                 scan["error"] or "",
             )
         )
+        if status.front is not None and row.spec.front in ("auto", "sealed"):
+            sealed = status.front == "sealed"
+            conditions.append(
+                self._registry.condition(
+                    row.id,
+                    "Sealed",
+                    "True" if sealed else "False",
+                    "Verified"
+                    if sealed
+                    else "NotSealable"
+                    if not engine["sealable"]
+                    else "Waiting",
+                    status.front_reason or "",
+                )
+            )
         if engine["degraded"] is not None:
             conditions.append(
                 self._registry.condition(
@@ -178,6 +227,10 @@ def _fill(status: DatasetStatus, engine: "_native.DatasetStatus") -> None:
     status.origin_read_bytes = engine["origin_read_bytes"]
     status.stale_files = engine["stale_files"]
     status.fuse_requests = dict(engine["fuse_requests"])
+    status.twin_requests = dict(engine["twin_requests"])
+    status.image = ImageStatus(**engine["image"])
+    status.damaged_extents = engine["damaged_extents"]
+    status.verified_bytes = engine["verified_bytes"]
     scan = engine["scan"]
     status.scan = ScanStatus(state=scan["state"], files=scan["files"], error=scan["error"])
     links = engine["leaving_links"]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from atlas.api import errors
+from atlas.api.errors import AtlasError
 from atlas.node import mounting
 from atlas.node.database import Database
 from unit.node.world import World
@@ -19,17 +21,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
     def mount_id_of(descriptor: int) -> int:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        for entry in reversed(world.mounted):
-            if entry["path"] == path:
-                return int(entry["id"])
-        return -1
+        entry = world.top(path)
+        return -1 if entry is None else int(entry["id"])
 
     monkeypatch.setattr(mounting, "mount_id_of", mount_id_of)
     transaction = Database._transaction
 
     @contextmanager
     def deadly(self: Database) -> Iterator[Any]:
-        world.step()
+        world.step(AtlasError(errors.NO_SPACE, "the node's state cannot be written"))
         with transaction(self) as connection:
             yield connection
 

@@ -21,7 +21,7 @@ def row(number: int, pattern: str = "") -> DatasetRow:
 
 
 def test_a_full_disk_is_an_error_and_passes(tmp_path: Path) -> None:
-    database = Database(tmp_path / "atlas.db")
+    database = Database(tmp_path / "atlas.db", "boot")
     database.add_dataset(row(0))
     (pages,) = database._connection.execute("PRAGMA page_count").fetchone()
     database._connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -37,7 +37,7 @@ def test_a_full_disk_is_an_error_and_passes(tmp_path: Path) -> None:
 
 def test_a_commit_that_fails_is_taken_back(tmp_path: Path) -> None:
     """A disk that is full shows when the log is written: at the commit."""
-    database = Database(tmp_path / "atlas.db")
+    database = Database(tmp_path / "atlas.db", "boot")
     database.add_dataset(row(0))
 
     def add_for_nobody() -> None:

@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from atlas.api import errors
 from atlas.api.environment import Home, prepare
+from atlas.api.errors import AtlasError
 from atlas.api.models import Dataset, DatasetSpec, KeeperStatus, Metadata, Source, TierSpec
 from atlas.node.application import Application
 from atlas.node.caller import Caller
-from atlas.node.mounting import FILESYSTEM
+from atlas.node.mounting import IMAGE, LIVE
 from atlas.node.settings import Settings
 
 ROOT = Caller(1, 0, 0, (0,))
@@ -57,16 +59,24 @@ class World:
         self.held: set[int] = set()
         """Superblocks that outlive their last mount: somebody has a file open."""
         self.superblocks: set[int] = set()
+        self.images: dict[int, int] = {}
+        """Superblocks of images, and that of the twin connection which each reads through (0: none)."""
+        self.capabilities = dict.fromkeys(("sealed", "lazy", "swap"), "available")
+        self.status: dict[str, Any] = {}
+        """What the engine says of data sets, where it differs from the usual."""
+        self.fail_at = 0
         self.next_number = 1_000_000_000
         self.steps = 0
         self.kill_at = 0
         self.dead = False
 
-    def step(self) -> None:
-        """One more thing done to the machine; the node may die just before it."""
+    def step(self, failure: Exception | None = None) -> None:
+        """One more thing done to the machine; the node may die just before it, or it may fail."""
         if self.dead:
             raise Killed
         self.steps += 1
+        if self.steps == self.fail_at:
+            raise failure or NativeError("ATL1001", 5, "this step fails")
         if self.steps == self.kill_at:
             self.dead = True
             raise Killed
@@ -78,11 +88,18 @@ class World:
     def alive(self, superblock: int) -> bool:
         """Whether the kernel still has it: mounted, or held open by somebody."""
         mounted = any(entry["superblock"] == superblock for entry in self.mounted)
-        return mounted or superblock in self.held
+        used = any(twin == superblock and self.alive(image) for image, twin in self.images.items())
+        return mounted or used or superblock in self.held
+
+    def top(self, path: str) -> dict[str, Any] | None:
+        """What a path shows: the mount there that no other covers."""
+        here = [entry for entry in self.mounted if entry["path"] == path]
+        covered = {entry["parent"] for entry in here}
+        return next((entry for entry in here if entry["id"] not in covered), None)
 
     def node(self, settings: Settings | None = None) -> Application:
         """A new node process on this machine."""
-        self.dead, self.kill_at, self.steps = False, 0, 0
+        self.dead, self.kill_at, self.fail_at, self.steps = False, 0, 0, 0
         prepare(self.home)
         engine = Engine(self)
         return Application(
@@ -116,6 +133,7 @@ class System:
         self.world = world
         self.engine = engine
         self.detached: dict[int, dict[str, Any]] = {}
+        engine.system = self
 
     def open_folder_as(self, identity: Any, path: str) -> int:
         try:
@@ -150,44 +168,80 @@ class System:
         self.world.step()
         descriptor = os.open("/dev/null", os.O_RDONLY)
         self.engine.superblock_of[descriptor] = 0
+        self.engine.key_of.pop(descriptor, None)
         return descriptor
 
     def mount_fuse(self, fuse: int, name: str, uid: int, gid: int) -> int:
+        superblock = self._superblock(fuse)
+        return self.mount_of({"superblock": superblock, "source": name, "type": LIVE})
+
+    def mount_twin(self, fuse: int) -> int:
+        superblock = self._superblock(fuse)
+        return self.mount_of({"superblock": superblock, "source": "twin", "type": LIVE})
+
+    def _superblock(self, fuse: int) -> int:
+        """That of a FUSE descriptor, which has a new one at its first mount."""
         self.world.step()
-        superblock = self.world.number()
+        superblock = self.engine.superblock_of[fuse]
+        if superblock and not self.world.alive(superblock):
+            raise NativeError("ATL1001", 107, "the connection has ended")
+        superblock = superblock or self.world.number()
         self.world.superblocks.add(superblock)
         self.engine.superblock_of[fuse] = superblock
-        for key, kept in self.world.kept.items():
-            if kept == 0 and name.endswith(key.removeprefix("dataset:")):
-                self.world.kept[key] = superblock
-        return self._detached({"superblock": superblock, "source": name, "type": FILESYSTEM})
+        if fuse in self.engine.key_of:
+            self.world.kept[self.engine.key_of[fuse]] = superblock
+        return superblock
 
-    def _detached(self, mount: dict[str, Any]) -> int:
+    def mount_of(self, mount: dict[str, Any]) -> int:
         descriptor = os.open("/dev/null", os.O_RDONLY)
-        self.detached[descriptor] = {**mount, "parent": 0}
+        device = (999, mount["superblock"] % 1_000_000)
+        self.detached[descriptor] = {**mount, "parent": 0, "device": device}
         return descriptor
 
     def attach_mount(self, mount: int, folder: int) -> None:
         self.world.step()
         path = os.readlink(f"/proc/self/fd/{folder}")
-        entry = {**self.detached[mount], "id": self.world.number(), "path": path}
-        self.world.mounted.append({**entry, "device": (999, entry["superblock"] % 1000)})
+        below = self.world.top(path)
+        self._attach(mount, path, below["id"] if below else 0)
+
+    def attach_beneath(self, mount: int, target: int) -> None:
+        self.world.step()
+        assert self.world.capabilities["swap"] == "available"
+        path = os.readlink(f"/proc/self/fd/{target}")
+        above = self.world.top(path)
+        assert above is not None
+        above["parent"] = self._attach(mount, path, above["parent"])
+
+    def _attach(self, mount: int, path: str, parent: int) -> int:
+        number = self.world.number()
+        entry = {**self.detached.pop(mount), "id": number, "path": path, "parent": parent}
+        self.world.mounted.append(entry)
+        return number
 
     def clone_mount(self, path: str) -> int:
         self.world.step()
-        for entry in self.world.mounted:
-            if entry["path"] == path:
-                return self._detached(entry)
-        raise NativeError("ATL1006", 22, f"nothing is mounted at {path}")
+        entry = self.world.top(os.path.realpath(path))
+        if entry is None:
+            raise NativeError("ATL1006", 22, f"nothing is mounted at {path}")
+        return self.mount_of(entry)
+
+    def probe_mapped(self, folder: str) -> dict[str, str]:
+        self.world.step()
+        assert Path(folder).is_dir()
+        return self.world.capabilities
+
+    def superblock_exists(self, name: str) -> bool:
+        self.world.step()
+        return self.world.alive(int(name.removeprefix("erofs-")))
 
     def unmount(self, path: str, detach: bool) -> None:
         self.world.step()
         real = os.path.realpath(path)
         if real in self.world.busy and not detach:
             raise NativeError("ATL1007", 16, f"unmount {real}: busy")
-        kept = [entry for entry in self.world.mounted if entry["path"] != real]
-        assert len(kept) < len(self.world.mounted)
-        self.world.mounted[:] = kept
+        gone = self.world.top(real)
+        assert gone is not None
+        self.world.mounted.remove(gone)
 
     def mount_table(self) -> Any:
         self.world.step()
@@ -199,8 +253,11 @@ class Engine:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.system: System
         self.superblock_of: dict[int, int] = {}
+        self.key_of: dict[int, str] = {}
         self.served: dict[str, int] = {}
+        self.twins: dict[str, int] = {}
         self.open_: dict[str, dict[str, Any]] = {}
         self.loads: dict[str, dict[str, Any]] = {}
 
@@ -233,7 +290,45 @@ class Engine:
         self.world.step()
         self._known(id)
         assert self.superblock_of[fuse], "a session needs a superblock"
+        assert id not in self.served
         self.served[id] = self.superblock_of[fuse]
+
+    def serve_twin(self, id: str, fuse: int, resume: bool) -> None:
+        self.world.step()
+        self._known(id)
+        assert self.superblock_of[fuse], "a session needs a superblock"
+        assert id not in self.twins
+        self.twins[id] = self.superblock_of[fuse]
+
+    def stop_live(self, id: str) -> None:
+        if not self.ended(id):
+            raise NativeError("ATL1007", 16, "the live session goes on")
+        del self.served[id]
+
+    def twin_ended(self, id: str) -> bool:
+        self.world.step()
+        self._known(id)
+        return id not in self.twins or not self.world.alive(self.twins[id])
+
+    def stop_twin(self, id: str) -> None:
+        assert self.twin_ended(id)
+        del self.twins[id]
+
+    def mount_image(self, id: str, kind: str, twin: int) -> Any:
+        self.world.step()
+        status = self.status(id)
+        assert status["image"]["state"] == "Ready"
+        if kind == "sealed" and not status["sealable"]:
+            raise NativeError("ATL1007", 16, status["unsealed_reason"])
+        assert (twin == -1) == (kind == "sealed")
+        superblock = self.world.number()
+        below = 0 if twin == -1 else self.system.detached[twin]["superblock"]
+        assert below == 0 or below == self.twins[id], "nobody serves the twin"
+        self.world.images[superblock] = below
+        label = self.open_[id]["label"]
+        mount = self.system.mount_of({"superblock": superblock, "source": label, "type": IMAGE})
+        device = self.system.detached[mount]["device"]
+        return {"mount": mount, "superblock": f"erofs-{superblock}", "device": device}
 
     def status(self, id: str) -> Any:
         self._known(id)
@@ -256,6 +351,13 @@ class Engine:
             "fuse_requests": {"init": 1},
             "mounted": True,
             "stale_files": 0,
+            "image": {"state": "None", "bytes": 0, "seconds": 0.0, "error": None},
+            "sealable": False,
+            "unsealed_reason": "1 file is not cached",
+            "twin_requests": {"read": 2},
+            "damaged_extents": 0,
+            "verified_bytes": 500,
+            **self.world.status,
         }
 
     def start_load(
@@ -289,16 +391,22 @@ class Engine:
         self._known(id)
         del self.open_[id]
         self.served.pop(id, None)
+        self.twins.pop(id, None)
 
     def destroy(self, id: str) -> None:
         dataset = self._known(id)
         assert self.ended(id)
+        assert self.twin_ended(id)
+        assert not any(twin == 0 and self.world.alive(image) for image, twin in self.images())
         for folder in self._files(dataset):
             self.world.step()
             shutil.rmtree(folder, ignore_errors=True)
         (self.world.home.live / f"{id}.live").unlink()
         self.world.step()
         del self.open_[id]
+
+    def images(self) -> list[tuple[int, int]]:
+        return list(self.world.images.items())
 
     def ended(self, id: str) -> bool:
         self.world.step()
@@ -314,19 +422,21 @@ class Keeper:
         self.engine = engine
 
     def put(self, key: str, descriptor: int) -> None:
-        self.world.step()
+        self.world.step(AtlasError(errors.TEMPORARY, "the keeper does not answer"))
+        self.engine.key_of[descriptor] = key
         self.world.kept[key] = 0
 
     def get(self, key: str) -> int | None:
-        self.world.step()
+        self.world.step(AtlasError(errors.TEMPORARY, "the keeper does not answer"))
         if key not in self.world.kept:
             return None
         descriptor = os.open("/dev/null", os.O_RDONLY)
+        self.engine.key_of.pop(descriptor, None)
         self.engine.superblock_of[descriptor] = self.world.kept[key]
         return descriptor
 
     def drop(self, key: str) -> None:
-        self.world.step()
+        self.world.step(AtlasError(errors.TEMPORARY, "the keeper does not answer"))
         self.world.kept.pop(key, None)
 
     def held(self) -> list[str]:

@@ -34,7 +34,7 @@ def choose(situation: Situation) -> tuple[FrontKind, str]:
     """(the front, why it and no faster one).
 
     The order of preference is sealed, lazy, live. A setting names the fastest that may be chosen:
-    what is forced cannot always be had yet, as a sealed front needs all bytes, a lazy one the image.
+    what is forced cannot always be had yet: a sealed front needs all bytes, a lazy one the image.
     """
     setting = situation.setting
     if setting == "live":

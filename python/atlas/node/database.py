@@ -298,7 +298,9 @@ class Database:
                 tuple(json.loads(mounts)),
                 number,
             )
-            for owner, kind, superblock, device, boot, since, reason, attached, mounts, number in rows
+            for owner, kind, superblock, device, boot, since, reason, attached, mounts, number in (
+                rows
+            )
         ]
 
     def add_front(self, row: FrontRow) -> FrontRow:

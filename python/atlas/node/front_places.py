@@ -96,7 +96,8 @@ class FrontPlaces:
         covered by somebody keeps its front. Raises AtlasError with `strict`, where a path cannot
         be changed."""
         state = self._registry.entry(row.id).front
-        state.unsettled = False
+        # Until it is done: whatever fails below, another look is needed.
+        state.unsettled, settled = True, True
         entries = self._mounting.entries(row.id)
         fronts = self.observe(row, fronts, entries)
         shown = shown_at(entries)
@@ -114,12 +115,13 @@ class FrontPlaces:
             except AtlasError as error:
                 if strict and error.kind is not errors.NOT_FOUND:
                     raise
-                state.unsettled = True
+                settled = False
                 state.next_settling = time.monotonic() + SETTLE_SECONDS
                 self._events.record(
                     row.id, "Warning", "FrontKept", f"{mount.given} shows an earlier front: {error}"
                 )
         self.observe(row, fronts, self._mounting.entries(row.id))
+        state.unsettled = not settled
 
     def _put(self, entry: Entry, mount: int) -> None:
         """The mount takes the place of `entry`; at no moment shows the path nothing."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from atlas.node.application import Application
 from unit.node.world import ROOT, Killed, World, wanted
 
 MOST_STEPS = 200
+IMAGE = {"state": "Ready", "bytes": 4096, "seconds": 0.1, "error": None}
 
 
 def create(world: World, node: Application) -> None:
@@ -35,6 +37,26 @@ def unmount(world: World, node: Application) -> None:
     node.mounts.remove(ROOT, None, "wav", force=False, dry_run=False)
 
 
+def climb(world: World, node: Application) -> None:
+    """Live -> lazy."""
+    look(world, node, {"image": IMAGE})
+
+
+def seal(world: World, node: Application) -> None:
+    look(world, node, {"image": IMAGE, "sealable": True, "unsealed_reason": ""})
+
+
+def unseal(world: World, node: Application) -> None:
+    """A tier fails: everything is read through the engine again."""
+    look(world, node, {"image": IMAGE})
+
+
+def look(world: World, node: Application, status: dict[str, Any]) -> None:
+    world.status = status
+    (row,) = node.database.datasets()
+    node.fronts.advance(row)
+
+
 def nothing(world: World, node: Application) -> None:
     """The death of a node that was only serving."""
 
@@ -57,13 +79,32 @@ def check(world: World) -> None:
             dataset = node.datasets.get(ROOT, "wav")
             assert dataset.status.phase == "Bound", dataset.status.conditions
             assert dataset.status.mount_paths[0] == f"{world.home.mounts}/wav"
-            assert list(world.kept) == [f"dataset:{dataset.metadata.uid}"]
-            # All mounts are of one living superblock, which the keeper holds.
-            assert {entry["superblock"] for entry in world.mounted} == set(world.kept.values())
+            # The housekeeping may be about to change the front.
+            with node._registry.hold("wav"):
+                check_front(world, node)
             node.datasets.delete(ROOT, "wav", force=False, dry_run=False)
             assert world.left_behind() == []
         finally:
             node.shut_down()
+
+
+def check_front(world: World, node: Application) -> None:
+    """All mounts are of one living superblock. The keeper has what that needs, and no more."""
+    (row,) = node.database.datasets()
+    engine: Any = node._engine
+    (superblock,) = {entry["superblock"] for entry in world.mounted}
+    if superblock not in world.images:
+        assert engine.served == {row.id: superblock}
+        needed = {f"dataset:{row.id}": superblock}
+    elif world.images[superblock]:
+        assert engine.twins == {row.id: world.images[superblock]}
+        needed = {f"twin:{row.id}": world.images[superblock]}
+    else:
+        needed = {}
+    kept = {key: kept for key, kept in world.kept.items() if kept and world.alive(kept)}
+    assert kept == needed
+    fronts = node.database.fronts(row.id)
+    assert sum(front.attached for front in fronts) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,6 +117,14 @@ def check(world: World) -> None:
         ([create_on_disk], delete_forced),
         ([create], unmount),
         ([create], nothing),
+        ([create], climb),
+        ([create], seal),
+        ([create, climb], seal),
+        ([create, seal], unseal),
+        ([create, seal, unseal], nothing),
+        ([create, seal], nothing),
+        ([create, seal], delete),
+        ([create, climb], delete_forced),
     ],
 )
 def test_a_kill_at_any_step_is_recovered_from(
@@ -95,6 +144,7 @@ def test_a_kill_at_any_step_is_recovered_from(
             killed = True
         node.database.close()
         check(world)
+        world.status = {}
         if not killed:
             return
     pytest.fail(f"never done within {MOST_STEPS} steps")
@@ -107,7 +157,7 @@ def test_a_kill_during_recovery_is_recovered_from(world: World, kill_at: int) ->
     create(world, node)
     node.database.close()
     second = world.node()
-    world.kill_at = kill_at
+    world.steps, world.kill_at = 0, kill_at
     row = second.database.datasets()[0]
 
     def serve_and_shut_for_ever() -> None:

@@ -60,7 +60,7 @@ class World:
         """Superblocks that outlive their last mount: somebody has a file open."""
         self.superblocks: set[int] = set()
         self.images: dict[int, int] = {}
-        """Superblocks of images, and that of the twin connection which each reads through (0: none)."""
+        """Superblocks of images, each with that of the twin which it reads through (0: sealed)."""
         self.capabilities = dict.fromkeys(("sealed", "lazy", "swap"), "available")
         self.status: dict[str, Any] = {}
         """What the engine says of data sets, where it differs from the usual."""

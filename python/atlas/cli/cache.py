@@ -23,6 +23,7 @@ cache = Group(
         "get": "atlas.cli.cache:get",
         "describe": "atlas.cli.cache:describe",
         "events": "atlas.cli.cache:events",
+        "update": "atlas.cli.update:update",
         "warm": "atlas.cli.warm:warm",
         "delete": "atlas.cli.delete:delete",
         "mount": "atlas.cli.mounts:mount",
@@ -62,8 +63,8 @@ def get(run: Run, name: str) -> None:
 def describe(run: Run, name: str) -> None:
     """Show all about one data set.
 
-    Settings, scan, cache, front, conditions and the last events, and the links that leave the data
-    set: what is read through them bypasses the cache.
+    Settings, scan, cache, its fronts and who uses each, conditions and the last events, and the
+    links that leave the data set: what is read through them bypasses the cache.
     """
     from atlas.cli.describe import dataset_lines
     from atlas.cli.session import used

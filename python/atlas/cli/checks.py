@@ -27,6 +27,15 @@ FAIL: Final = "FAIL"
 
 _SMALL_TMPFS_BYTES = 256 << 20
 _STAT_SECONDS = 2.0
+# What a user goes without, where the machine lacks it: nothing but speed or comfort, mostly.
+_LACKS = {
+    "live": "no data set can be served",
+    "resend": "reads that wait while the node dies may hang or fail",
+    "lazy": "data sets are served live until they are sealed: right, but slower to open files",
+    "sealed": "data sets that are cached whole still need a living node: right, but slower",
+    "swap": "a new front covers the old one instead of taking its place: the old one stays mounted"
+    " below, and nothing else changes",
+}
 # Conditions that mean trouble when they have this status; what the scan says is looked at apart.
 _TROUBLES = {"Ready": "False", "OriginReachable": "False", "Degraded": "True"}
 
@@ -112,8 +121,11 @@ def check_kernel(node: models.Node | None) -> Iterator[Check]:
     }
     if not missing:
         yield Check("kernel", OK, f"Linux {release}; all that the node tried works")
-    for name, answer in sorted(missing.items()):
-        yield Check("kernel", WARN, f"Linux {release}; {name}: {answer}", "atlasctl node describe")
+    for name, answer in missing.items():
+        lack = f" ({_LACKS[name]})" if name in _LACKS else ""
+        yield Check(
+            "kernel", WARN, f"Linux {release}; {name}: {answer}{lack}", "atlasctl node describe"
+        )
 
 
 def check_tmpfs(folder: Path) -> Check:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atlas.api import models
 
 _MEDIA = ("MEM", "SSD", "HDD")
+FRONTS = ("auto", "sealed", "lazy", "live")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class _Wish:
     size: int | None
     medium: str | None
     tier: str | None
+    front: str | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
 
@@ -63,6 +65,13 @@ class _Wish:
 )
 @click.option("--warm", is_flag=True, help="Then load all of it, as 'cache warm' does.")
 @click.option(
+    "--front",
+    type=click.Choice(FRONTS),
+    metavar="|".join(FRONTS),
+    help="The fastest way to serve it that may be chosen: auto (the default) takes the best that "
+    "there is at each time.",
+)
+@click.option(
     "--include", metavar="GLOB", multiple=True, help="Serve only files that match; repeatable."
 )
 @click.option(
@@ -93,6 +102,7 @@ def create(
     tier: str | None,
     folder: str | None,
     warm: bool,
+    front: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     file: Any,
@@ -107,7 +117,7 @@ def create(
     from atlas.cli.session import started
     from atlas.cli.show import show
 
-    wish = _Wish(source, size, medium, tier, include, exclude)
+    wish = _Wish(source, size, medium, tier, front, include, exclude)
     dataset = _from_file(file, name, wish) if file else _from_options(name, wish)
     name = dataset.metadata.name
     path = None if folder is None else absolute(folder, "--mount")
@@ -180,8 +190,20 @@ def _from_options(name: str | None, wish: _Wish) -> models.Dataset:
             tiers=[_tier(wish)],
             include=[text(pattern, "--include") for pattern in wish.include],
             exclude=[text(pattern, "--exclude") for pattern in wish.exclude],
+            front=front_choice(wish.front or "auto"),
         ),
     )
+
+
+def front_choice(word: str) -> models.FrontChoice:
+    """One of FRONTS, as the API takes it."""
+    known: dict[str, models.FrontChoice] = {
+        "auto": "auto",
+        "sealed": "sealed",
+        "lazy": "lazy",
+        "live": "live",
+    }
+    return known[word]
 
 
 def _tier(wish: _Wish) -> models.TierSpec:

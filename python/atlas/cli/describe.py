@@ -10,6 +10,8 @@ from atlas.api.units import format_duration, format_size, parse_time, printable
 from atlas.cli.text import table
 
 _LAST_EVENTS = 10
+_FIRST_HOLDERS = 3
+_MOST_FREQUENT = 3
 _NO_LIMIT = 1 << 60
 """Sizes from here on are nobody's wish: a limit that is not set."""
 
@@ -79,6 +81,7 @@ def dataset_lines(dataset: models.Dataset, events: Sequence[models.Event]) -> li
         *[("Include", pattern) for pattern in spec.include],
         *[("Exclude", pattern) for pattern in spec.exclude],
         ("Front", _with_reason(status.front or "-", status.front_reason)),
+        ("Front setting", spec.front),
         ("Sync", f"{spec.sync}; generation {status.generation}"),
         ("Scan", _with_reason(status.scan.state, status.scan.error)),
         (
@@ -95,6 +98,8 @@ def dataset_lines(dataset: models.Dataset, events: Sequence[models.Event]) -> li
                 f" ({status.cached_percentage:.1f}%)"
             ),
         ),
+        ("Verified", _verified(status)),
+        ("Image", _image(status.image)),
         (
             "Reads",
             (
@@ -107,10 +112,16 @@ def dataset_lines(dataset: models.Dataset, events: Sequence[models.Event]) -> li
             "Origin",
             f"{status.origin_requests:,} requests, {format_size(status.origin_read_bytes)} read",
         ),
+        (
+            "Messages",
+            f"live: {_messages(status.fuse_requests)}; lazy: {_messages(status.twin_requests)}",
+        ),
     ]
     if status.stale_files:
         fields.append(("Changed", f"{status.stale_files:,} files changed at the origin since"))
     lines = _fields(fields)
+    if status.fronts:
+        lines += ["", "Fronts:", *_indented(front_lines(status.fronts))]
     lines += ["", "Tiers:", *_indented(tier_table(status.tiers))]
     if status.leaving_links.count:
         lines += [
@@ -136,6 +147,51 @@ def dataset_lines(dataset: models.Dataset, events: Sequence[models.Event]) -> li
         if len(events) > _LAST_EVENTS:
             lines.append(f"  (the last {_LAST_EVENTS}; all: atlasctl cache events ...)")
     return lines
+
+
+def front_lines(fronts: Sequence[models.Front]) -> list[str]:
+    """The fronts of one data set as rows, and below them the first processes that use each."""
+    rows = [
+        [
+            front.front,
+            "attached" if front.attached else "detached",
+            age(front.since),
+            "-" if front.users is None else f"{front.users:,}",
+            ", ".join(front.mount_paths) or "-",
+            front.reason,
+        ]
+        for front in fronts
+    ]
+    lines = table(["FRONT", "STATE", "SINCE", "USERS", "PATHS", "REASON"], rows)
+    for front in fronts:
+        shown = front.holders[:_FIRST_HOLDERS]
+        if shown:
+            users = [f"{holder.command} (pid {holder.pid}, {holder.use})" for holder in shown]
+            more = (front.users or 0) - len(shown)
+            rest = f" and {more:,} more" if more > 0 else ""
+            lines.append(f"Users of {front.front}: {printable(', '.join(users))}{rest}")
+    return lines
+
+
+def _verified(status: models.DatasetStatus) -> str:
+    damaged = status.damaged_extents
+    found = f"; damage found in {damaged:,} extents" if damaged else "; no damage found"
+    return f"{format_size(status.verified_bytes)} compared with checksums{found}"
+
+
+def _image(image: models.ImageStatus) -> str:
+    if image.state == "Ready":
+        return f"Ready ({format_size(image.bytes)}, written in {image.seconds:.1f} s)"
+    return _with_reason(image.state, image.error)
+
+
+def _messages(requests: dict[str, int]) -> str:
+    """How many messages the kernel has sent, and which ones most."""
+    if not requests:
+        return "0"
+    most = sorted(requests.items(), key=lambda entry: (-entry[1], entry[0]))[:_MOST_FREQUENT]
+    named = ", ".join(f"{name} {count:,}" for name, count in most)
+    return f"{sum(requests.values()):,} ({named}{', ...' if len(requests) > len(most) else ''})"
 
 
 def event_lines(events: Sequence[models.Event]) -> list[str]:
@@ -211,7 +267,7 @@ def node_lines(node: models.Node) -> list[str]:
     if status.tiers:
         lines += ["", "Tiers:", *_indented(tier_table(status.tiers))]
     if status.capabilities:
-        rows = [[name, answer] for name, answer in sorted(status.capabilities.items())]
+        rows = [[name, answer] for name, answer in status.capabilities.items()]
         lines += ["", "Capabilities:", *_indented(table(["WHAT", "ANSWER"], rows))]
     return lines
 

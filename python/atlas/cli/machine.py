@@ -50,13 +50,19 @@ def file_system(folder: Path) -> str | None:
 
 
 def atlas_mounts(table: Path) -> list[str]:
-    """Paths of all Atlas mounts in a mountinfo table (proc(5)); the names' escapes are undone."""
-    paths = []
+    """Paths of all Atlas mounts in a mountinfo table (proc(5)); the names' escapes are undone.
+
+    One that covers another at the same path is what the path shows: each path comes once.
+    """
+    paths = {}
     for line in table.read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
-        if fields[fields.index("-") + 1] == "fuse.atlas":
-            paths.append(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4]))
-    return paths
+        kind, source = fields[fields.index("-") + 1 :][:2]
+        # Images are of a type that others use too.
+        if kind == "fuse.atlas" or (kind == "erofs" and source.startswith("atlas:")):
+            path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            paths[path] = None
+    return list(paths)
 
 
 def memory_total(root: Path) -> int:

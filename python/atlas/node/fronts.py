@@ -183,6 +183,7 @@ class Fronts:
                 f"this machine cannot serve data sets {kind}",
                 answer,
                 hint="atlasctl node describe; --front auto takes the best that there is",
+                unchanged="nothing was changed",
             )
 
     def _take_over(self, row: DatasetRow, lost: bool) -> list[FrontRow]:

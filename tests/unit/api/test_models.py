@@ -34,7 +34,7 @@ def test_fields_are_camel_case_and_all_are_there() -> None:
         {"tiers": [{"medium": "MEM", "quota": 0}]},
         {"tiers": [{"medium": "MEM", "quota": "1Gi"}]},
         {"sync": "5m"},
-        {"front": "sealed"},
+        {"front": "fast"},
         {"sharedWith": ["user:a"]},
     ],
 )

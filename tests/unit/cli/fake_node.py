@@ -1,5 +1,6 @@
 """A node without an engine: the control API over a real unix socket, its answers set by a test."""
 
+import copy
 import re
 import threading
 from http.server import BaseHTTPRequestHandler
@@ -120,7 +121,7 @@ class FakeNode:
                 length = int(self.headers.get("Content-Length") or 0)
                 return self.rfile.read(length) if length else b""
 
-            do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+            do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 - http.server's names
 
         class Server(ThreadingMixIn, UnixStreamServer):
             daemon_threads = True
@@ -159,7 +160,12 @@ class FakeNode:
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         path = [unquote(part) for part in parts.path.split("/")[2:]]
         try:
-            routes = {"GET": self._get, "POST": self._post, "DELETE": self._delete}
+            routes = {
+                "GET": self._get,
+                "POST": self._post,
+                "PATCH": self._patch,
+                "DELETE": self._delete,
+            }
             return routes[method](path, query, body)
         except AtlasError as error:
             return error.kind.http_status, error.body()
@@ -226,6 +232,18 @@ class FakeNode:
                 return 200, models.Version(version=self.node_version, pid=42)
         raise AtlasError(errors.NOT_FOUND, f"no such path {path}")
 
+    def _patch(self, path: list[str], query: dict[str, str], body: bytes) -> tuple[int, Any]:
+        self.bodies.append(body)
+        match path:
+            case ["datasets", name]:
+                changed = copy.deepcopy(self._find(name))
+                patch = models.decode(body, models.DatasetPatch, "the body")
+                changed.spec.front = patch.spec.front or changed.spec.front
+                if "dryRun" not in query:
+                    self.datasets[name] = changed
+                return 200, changed
+        raise AtlasError(errors.NOT_FOUND, f"no such path {path}")
+
     def _delete(self, path: list[str], query: dict[str, str], _: bytes) -> tuple[int, Any]:
         match path:
             case ["datasets", name]:
@@ -260,7 +278,9 @@ class FakeNode:
                 uptime_seconds=3725.0,
                 socket=str(self.socket),
                 keeper=models.KeeperStatus(pid=2**22 + 2, alive=True),
-                capabilities={"live": "available", "resend": "available"},
+                capabilities=dict.fromkeys(
+                    ("live", "resend", "lazy", "sealed", "swap"), "available"
+                ),
                 limits=models.NodeLimits(
                     memory_bytes=8 << 30,
                     memory_granted_bytes=2 << 20,

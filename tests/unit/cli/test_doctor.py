@@ -90,6 +90,22 @@ def test_kernel_as_the_node_sees_it(node: FakeNode) -> None:
     assert "Linux before 6.9" in found.cause
 
 
+def test_what_is_missing_is_a_warning_that_says_what_it_means(node: FakeNode) -> None:
+    seen = node.node()
+    for name in ("lazy", "sealed", "swap"):
+        seen.status.capabilities[name] = "Operation not permitted"
+    found = {check.cause.split("; ")[1].split(":")[0]: check for check in checks.check_kernel(seen)}
+    assert list(found) == ["lazy", "sealed", "swap"]
+    assert {state(check) for check in found.values()} == {WARN}
+    assert "Operation not permitted (data sets are served live" in found["lazy"].cause
+    assert "still need a living node" in found["sealed"].cause
+    assert "covers the old one" in found["swap"].cause
+    # Of a newer node: its name and answer, and no more is known.
+    seen.status.capabilities = {"novelty": "no"}
+    (unknown,) = checks.check_kernel(seen)
+    assert unknown.cause.endswith("; novelty: no")
+
+
 def test_kernel_without_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "try_mount", lambda: None)
     assert [state(check) for check in checks.check_kernel(None)] == [OK]
@@ -220,8 +236,11 @@ def test_dead_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"3 1 0:4 / {escaped} ro,nosuid - fuse.atlas wav ro\n"
         f"4 1 0:5 / {tmp_path}/none ro shared:1 master:2 - fuse.atlas dead ro\n"
         f"5 1 0:6 / {tmp_path} ro - fuse.atlas-slow-origin x ro\n"
+        f"6 1 0:7 / {tmp_path}/image ro - erofs atlas:wav:1 ro\n"
+        f"7 6 0:8 / {tmp_path}/image ro - fuse.atlas atlas:wav:1 ro\n"
+        f"8 1 0:9 / {tmp_path}/other ro - erofs /dev/loop0 ro\n"
     )
-    assert machine.atlas_mounts(table) == [str(odd), f"{tmp_path}/none"]
+    assert machine.atlas_mounts(table) == [str(odd), f"{tmp_path}/none", f"{tmp_path}/image"]
     monkeypatch.setattr(machine, "atlas_mounts", lambda _: [str(odd), f"{tmp_path}/none"])
     (found,) = checks.check_mounts([])
     assert state(found) == FAIL

@@ -32,6 +32,26 @@ def full(node: FakeNode) -> FakeNode:
             "wav",
             mount_paths=["/run/atlas/mnt/wav", "/home/ada/wav"],
             stale_files=2,
+            fuse_requests={"lookup": 4212, "read": 30, "getattr": 3, "init": 1},
+            twin_requests={"read": 12},
+            image=models.ImageStatus(state="Ready", bytes=600 << 10, seconds=0.25),
+            damaged_extents=1,
+            verified_bytes=3 << 29,
+            fronts=[
+                models.Front(
+                    front="live", attached=True, since=TIME, users=0,
+                    mount_paths=["/run/atlas/mnt/wav", "/home/ada/wav"],
+                    reason="a sealed front failed a moment ago",
+                ),
+                models.Front(
+                    front="sealed", attached=False, since=TIME, users=5,
+                    reason="everything is cached and verified",
+                    holders=[
+                        models.Holder(pid=pid, command="python \x1b[31m", use="open file")
+                        for pid in (41, 42, 43, 44, 45)
+                    ],
+                ),
+            ],
             leaving_links=models.LeavingLinks(count=3, names=["a/link", "b/\x1b[31mlink"]),
             conditions=[
                 models.Condition(
@@ -82,9 +102,15 @@ COMMANDS = {
     "cache-create": ["cache", "create", "new", "--from", "/lustre/new", "--size", "2Gi"],
     "cache-create-dry-run": [
         "cache", "create", "new", "--from", "/lustre/new", "--tier", "ssd:1.5Gi:/nvme0",
-        "--include", "*.wav", "--exclude", ".*", "--dry-run=client",
+        "--front", "lazy", "--include", "*.wav", "--exclude", ".*", "--dry-run=client",
+    ],
+    "cache-update": ["cache", "update", "wav", "--front", "sealed"],
+    "cache-update-unchanged": ["cache", "update", "wav", "--front", "auto"],
+    "cache-update-dry-run": [
+        "cache", "update", "wav", "--front", "lazy", "--dry-run=server",
     ],
     "cache-delete": ["cache", "delete", "wav", "-y"],
+    "node-describe": ["node", "describe"],
     "cache-warm": ["cache", "warm", "wav"],
     "cache-warm-background": ["cache", "warm", "wav:/a", "growing", "--background", "-p", "8"],
 }  # fmt: skip
@@ -106,7 +132,7 @@ def test_transcript(full: FakeNode, atlasctl: Atlasctl, name: str) -> None:
             assert ended.err == ""
         said = "".join(f"2> {line}\n" for line in ended.err.splitlines())
         transcript.append(f"$ atlasctl {' '.join(COMMANDS[name])} -o {output}\n{ended.out}{said}")
-    check(f"{name}.txt", "\n".join(transcript))
+    check(f"{name}.txt", "\n".join(transcript).replace(os.environ["ATLAS_HOME"], "/atlas"))
 
 
 def fields(value: Any, path: str = "") -> list[str]:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.requests import Request
@@ -23,7 +24,7 @@ from atlas.node import server as server_module
 from atlas.node.caller import Caller
 from atlas.node.http import CONNECTIONS_OF_A_USER, HttpServer
 from atlas.node.server import Api
-from unit.node.world import World, wanted
+from unit.node.world import OTHER, ROOT, USER, World, wanted
 
 
 @pytest.fixture
@@ -71,9 +72,95 @@ def test_a_data_set_s_life(client: NodeClient, world: World) -> None:
 
 def test_the_node_object(client: NodeClient) -> None:
     status = client.node().status
-    assert set(status.capabilities) == {"live", "resend"}
+    assert list(status.capabilities) == ["live", "resend", "lazy", "sealed", "swap"]
     assert [tier.medium for tier in status.tiers] == ["MEM", "SSD", "HDD"]
     assert status.keeper.pid == 7
+
+
+def test_an_update_changes_the_setting_once(client: NodeClient, world: World) -> None:
+    created = client.create(wanted(world)).dataset
+    assert client.update("wav", "lazy", dry_run=True).spec.front == "lazy"
+    assert client.dataset("wav").spec.front == "auto"
+    changed = client.update("wav", "lazy")
+    assert (changed.spec.front, changed.metadata) == ("lazy", created.metadata)
+    assert client.dataset("wav").spec.front == "lazy"
+    assert client.update("wav", "lazy").spec.front == "lazy"
+    updates = [event for event in client.events("wav") if event.reason == "Updated"]
+    assert [(event.message, event.count) for event in updates] == [("spec.front: auto -> lazy", 1)]
+    with pytest.raises(AtlasError) as caught:
+        client.create(wanted(world))
+    assert caught.value.kind is errors.CONFLICT
+    assert caught.value.hint == "atlasctl cache update wav --front auto"
+
+
+def test_an_update_to_what_the_machine_cannot_have_is_refused(
+    client: NodeClient, world: World
+) -> None:
+    world.capabilities["sealed"] = "the kernel has no EROFS"
+    client.create(wanted(world))
+    for dry_run in (True, False):
+        with pytest.raises(AtlasError) as caught:
+            client.update("wav", "sealed", dry_run)
+        error = caught.value
+        assert (error.kind, error.cause) == (errors.UNSUPPORTED, "the kernel has no EROFS")
+        assert error.unchanged == "nothing was changed"
+    assert client.dataset("wav").spec.front == "auto"
+    with pytest.raises(AtlasError) as caught:
+        client.create(wanted(world, "new", front="sealed"))
+    assert caught.value.kind is errors.UNSUPPORTED
+    assert [dataset.metadata.name for dataset in client.datasets()] == ["wav"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}", b'{"spec": {"front": "fast"}}', b'{"spec": {"sync": "never"}}',
+        b'{"spec": {}, "metadata": {}}', b'{"spec": {"front": ["live"]}}',
+    ],
+)  # fmt: skip
+def test_an_update_of_anything_else_is_invalid(
+    client: NodeClient, world: World, body: bytes
+) -> None:
+    before = client.create(wanted(world)).dataset.spec
+    headers = {"Atlas-Api": "1"}
+    answer, status = raw(client.home.socket, "PATCH", "/v1/datasets/wav", body, headers)
+    assert (status, answer["error"]["code"]) == (400, "ATL2001")
+    assert client.dataset("wav").spec == before
+
+
+@pytest.mark.parametrize("caller", [OTHER, USER, ROOT])
+def test_only_who_sees_a_data_set_may_update_it(world: World, caller: Caller) -> None:
+    node = world.node()
+    node.start()
+    node.datasets.create(USER, wanted(world), None, dry_run=False)
+    status, answer = asyncio.run(patched(Api(node, lambda: None, 1), caller, "wav"))
+    if caller is OTHER:
+        assert (status, answer["error"]["code"]) == (404, "ATL2002")
+        absent = asyncio.run(patched(Api(node, lambda: None, 1), caller, "none"))
+        # Nothing tells a data set of somebody else from one that is not there.
+        assert json.dumps(answer) == json.dumps(absent[1]).replace("none", "wav")
+        assert node.datasets.get(USER, "wav").spec.front == "auto"
+    else:
+        assert (status, answer["spec"]["front"]) == (200, "lazy")
+    node.shut_down()
+
+
+async def patched(api: Api, caller: Caller, name: str) -> tuple[int, Any]:
+    """A request to set the front to lazy, as that caller."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b'{"spec": {"front": "lazy"}}'}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "PATCH", "path": f"/v1/datasets/{name}", "query_string": b"",
+        "headers": [(b"atlas-api", b"1")], "state": {"caller": caller},
+    }  # fmt: skip
+    await api.starlette()(scope, receive, send)
+    return sent[0]["status"], json.loads(b"".join(part.get("body", b"") for part in sent))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +174,8 @@ def test_the_node_object(client: NodeClient) -> None:
         ("GET", "/v1/datasets/..%2f..%2fetc", None, 404, "ATL2001"),
         ("GET", "/v1/datasets/%00", None, 404, "ATL2002"),
         ("DELETE", "/v1/datasets/a?force=maybe", None, 400, "ATL2001"),
+        ("PATCH", "/v1/datasets/none", b'{"spec": {"front": "live"}}', 404, "ATL2002"),
+        ("PATCH", "/v1/datasets/none?dryRun=yes", b'{"spec": {}}', 400, "ATL2001"),
         ("DELETE", "/v1/mounts", None, 400, "ATL2001"),
         ("GET", "/v1/loads/a?wait=-1", None, 400, "ATL2001"),
     ],

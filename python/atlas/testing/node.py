@@ -164,6 +164,18 @@ class LocalNode:
             lambda: self.status(name)["scan"]["state"] != "Running", f"the scan of {name}", seconds
         )
 
+    def configure(self, **settings: str | int) -> None:
+        """Writes the settings of the node, which must not run yet."""
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in settings.items()]
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        (self.home / "node.toml").write_text("".join(lines))
+
+    def wait_front(self, name: str, front: str, seconds: float = 60) -> None:
+        """Wait until all mounts of a data set show the front."""
+        self.wait_for(
+            lambda: self.status(name)["front"] == front, f"{name} to be {front}", seconds
+        )
+
     def log(self) -> str:
         """The end of the node's log."""
         path = self.home / "log" / "node.log"

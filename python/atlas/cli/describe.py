@@ -174,9 +174,8 @@ def front_lines(fronts: Sequence[models.Front]) -> list[str]:
 
 
 def _verified(status: models.DatasetStatus) -> str:
-    damaged = status.damaged_extents
-    found = f"; damage found in {damaged:,} extents" if damaged else "; no damage found"
-    return f"{format_size(status.verified_bytes)} compared with checksums{found}"
+    compared = f"{format_size(status.verified_bytes)} compared with checksums"
+    return f"{compared}; {status.damaged_extents:,} damaged extents found"
 
 
 def _image(image: models.ImageStatus) -> str:

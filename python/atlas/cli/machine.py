@@ -54,7 +54,7 @@ def atlas_mounts(table: Path) -> list[str]:
 
     One that covers another at the same path is what the path shows: each path comes once.
     """
-    paths = {}
+    paths: dict[str, None] = {}
     for line in table.read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
         kind, source = fields[fields.index("-") + 1 :][:2]

@@ -39,12 +39,18 @@ def full(node: FakeNode) -> FakeNode:
             verified_bytes=3 << 29,
             fronts=[
                 models.Front(
-                    front="live", attached=True, since=TIME, users=0,
+                    front="live",
+                    attached=True,
+                    since=TIME,
+                    users=0,
                     mount_paths=["/run/atlas/mnt/wav", "/home/ada/wav"],
                     reason="a sealed front failed a moment ago",
                 ),
                 models.Front(
-                    front="sealed", attached=False, since=TIME, users=5,
+                    front="sealed",
+                    attached=False,
+                    since=TIME,
+                    users=5,
                     reason="everything is cached and verified",
                     holders=[
                         models.Holder(pid=pid, command="python \x1b[31m", use="open file")

@@ -29,9 +29,11 @@ def kill_all(node: LocalNode) -> None:
     for pid in (status["keeper"]["pid"], status["pid"]):
         os.kill(pid, signal.SIGKILL)
     node.wait_for(
-        lambda: not any(
-            Path(f"/proc/{pid}/fd").exists() and os.listdir(f"/proc/{pid}/fd")
-            for pid in (status["keeper"]["pid"], status["pid"])
+        lambda: (
+            not any(
+                Path(f"/proc/{pid}/fd").exists() and os.listdir(f"/proc/{pid}/fd")
+                for pid in (status["keeper"]["pid"], status["pid"])
+            )
         ),
         "the processes to end",
     )
@@ -55,7 +57,8 @@ def test_a_sealed_front_outlives_its_node(node: LocalNode, work: Path) -> None:
         assert differences(expected, snapshot(mount)) == []
         before = opener.reads(), holder.reads()
         node.wait_for(
-            lambda: opener.reads() > before[0] and holder.reads() > before[1], "the readers to go on"
+            lambda: opener.reads() > before[0] and holder.reads() > before[1],
+            "the readers to go on",
         )
         # The next node takes it as it is: nothing is mounted anew, nothing is fetched.
         status = node.status("data")

@@ -56,6 +56,7 @@ def failures(group: Path) -> int:
     return int(dict(line.split() for line in lines)["max"])
 
 
+@pytest.mark.timeout(SECONDS + 600)
 def test_a_quarter_of_the_memory(node: LocalNode, work: Path) -> None:
     """Lazy while the load fills the cache, then sealed: nobody hangs, nothing is wrong, and the
     node is not killed."""

@@ -16,7 +16,6 @@ from atlas.testing.trees import (
     untouched_snapshot,
 )
 
-
 FRONTS = ("live", "lazy", "sealed")
 
 

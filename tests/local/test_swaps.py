@@ -60,7 +60,8 @@ def test_readers_notice_no_swap(node: LocalNode, work: Path) -> None:
     assert [front["front"] for front in status["fronts"]][:1] == ["sealed"]
     assert any(front["front"] == "live" and front["users"] == 2 for front in status["fronts"])
     node.wait_for(
-        lambda: len(node.status("data")["fronts"]) == 1, "the earlier fronts to end with their users"
+        lambda: len(node.status("data")["fronts"]) == 1,
+        "the earlier fronts to end with their users",
     )
 
 

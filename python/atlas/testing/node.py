@@ -172,9 +172,7 @@ class LocalNode:
 
     def wait_front(self, name: str, front: str, seconds: float = 60) -> None:
         """Wait until all mounts of a data set show the front."""
-        self.wait_for(
-            lambda: self.status(name)["front"] == front, f"{name} to be {front}", seconds
-        )
+        self.wait_for(lambda: self.status(name)["front"] == front, f"{name} to be {front}", seconds)
 
     def log(self) -> str:
         """The end of the node's log."""

@@ -203,7 +203,7 @@ def main() -> None:
                 if most is not None and reading.report.reads >= most:
                     break
             reading.step()
-    print(json.dumps(vars(reading.report)))
+    json.dump(vars(reading.report), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A world for each test, whose mount ids the node's own checks understand."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,14 @@ from unit.node.world import World
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(tmp_path)
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    # In memory: its thousands of transactions would each wait for a disk.
+    with tempfile.TemporaryDirectory(prefix="atlas-world-", dir="/dev/shm") as folder:
+        yield prepared(World(Path(folder)), monkeypatch)
+
+
+def prepared(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """With each of its steps where the node makes it."""
 
     def mount_id_of(descriptor: int) -> int:
         path = os.readlink(f"/proc/self/fd/{descriptor}")

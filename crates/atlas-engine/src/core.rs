@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atlas_core::{Address, Attributes, EXTENT_BYTES, Error, ErrorKind, Extent, Result, printable};
 use atlas_fs::{Filter, Namespace, Node, NodeId};
 use atlas_origin::Readers;
-use atlas_store::Volume;
+use atlas_store::{Cleared, Volume};
 use parking_lot::Mutex;
 
 use crate::events::{EventLog, Severity};
@@ -32,13 +32,15 @@ pub(crate) struct Counters {
 }
 
 /// How much of the data set is on the tier, verified since the start of the machine or not.
+///
+/// Sums with a sign: a fill may be counted after what it filled was freed.
 #[derive(Clone, Default)]
 struct Cached {
     /// Files with bytes of which every extent is there.
-    files: u64,
-    bytes: u64,
+    files: i64,
+    bytes: i64,
     /// Bytes of files of several extents.
-    large: HashMap<NodeId, u64>,
+    large: HashMap<NodeId, i64>,
     /// Extents that were counted and turned out damaged: several readers may find that out.
     lost: HashSet<Address>,
 }
@@ -47,7 +49,7 @@ impl Counters {
     /// Distinct files that every byte of is on the tier, and bytes there.
     pub(crate) fn cached(&self) -> (u64, u64) {
         let cached = self.cached.lock();
-        (cached.files, cached.bytes)
+        (cached.files.max(0) as u64, cached.bytes.max(0) as u64)
     }
 
     pub(crate) fn stale_files(&self) -> u64 {
@@ -57,28 +59,25 @@ impl Counters {
 
 impl Cached {
     fn add(&mut self, node: &Node, bytes: u64) {
-        let size = node.attributes.size;
-        let there = if size > EXTENT_BYTES {
-            let there = self.large.entry(node.id).or_default();
-            *there += bytes;
-            *there
-        } else {
-            bytes
-        };
-        self.bytes += bytes;
-        self.files += u64::from(there == size);
+        self.bytes += bytes as i64;
+        self.files += i64::from(self.change(node, bytes as i64).1);
     }
 
     fn remove(&mut self, node: &Node, bytes: u64) {
+        self.bytes -= bytes as i64;
+        self.files -= i64::from(self.change(node, -(bytes as i64)).0);
+    }
+
+    /// Whether the whole file is there: before a change of so many bytes, and after it.
+    fn change(&mut self, node: &Node, bytes: i64) -> (bool, bool) {
         let size = node.attributes.size;
-        let there = if size > EXTENT_BYTES {
-            let there = self.large.entry(node.id).or_default();
-            std::mem::replace(there, there.saturating_sub(bytes))
-        } else {
-            bytes
-        };
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.files = self.files.saturating_sub(u64::from(there == size));
+        if size <= EXTENT_BYTES {
+            return (bytes < 0, bytes > 0);
+        }
+        let there = self.large.entry(node.id).or_default();
+        let before = std::mem::replace(there, *there + bytes);
+        let whole = |bytes| u64::try_from(bytes) == Ok(size);
+        (whole(before), whole(*there))
     }
 }
 
@@ -92,6 +91,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) flights: Arc<Flights>,
     pub(crate) scan: Scan,
+    /// What is cached is being given up: nothing that is mounted now may rest on it.
+    pub(crate) freeing: AtomicBool,
 }
 
 impl Core {
@@ -154,6 +155,22 @@ impl Core {
             "CorruptExtent",
             format!("{path}: checksum mismatch on the tier, fetched again"),
         );
+    }
+
+    /// Note what was given up on purpose.
+    pub(crate) fn freed(&self, cleared: &Cleared) {
+        self.namespace.for_each_file(|node| {
+            let Some(address) = node.address else {
+                return;
+            };
+            let size = node.attributes.size;
+            for extent in atlas_core::extents_of(address, size, 0, size) {
+                if cleared.contains(extent.address) {
+                    let mut cached = self.counters.cached.lock();
+                    cached.remove(node, u64::from(extent.length));
+                }
+            }
+        });
     }
 
     /// How many extents of the tier were lost since the data set was opened.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use atlas_core::{Attributes, Error, ErrorKind, Identity, Result, printable};
 use atlas_fs::{Filter, Namespace};
@@ -95,6 +95,8 @@ pub(crate) struct Dataset {
     session: Mutex<Option<Session>>,
     mapped: Arc<Mapped>,
     loads: Mutex<HashMap<String, Arc<Load>>>,
+    /// Held by whoever gives cached bytes up.
+    sweeping: Mutex<()>,
 }
 
 struct Parts {
@@ -219,6 +221,7 @@ impl Dataset {
             counters: Counters::default(),
             flights: Flights::new(),
             scan: Scan::default(),
+            freeing: AtomicBool::new(false),
         });
         let mapped = Mapped::open(&core, &settings.mapped, &settings.state_folder)?;
         scan::start(&core);
@@ -230,6 +233,7 @@ impl Dataset {
             session,
             mapped,
             loads,
+            sweeping: Mutex::default(),
         })
     }
 
@@ -322,14 +326,23 @@ impl Dataset {
     }
 
     /// What has to be done from time to time.
-    pub(crate) fn tick(&self) {
+    pub(crate) fn tick(self: &Arc<Self>) {
         scan::retry(&self.core);
         self.mapped.tick();
+        self.go_on_freeing();
     }
 
     /// Forget a live session that has ended, so that another can be served.
     pub(crate) fn stop_live(&self) -> Result<()> {
         stop_ended(&self.session, "the live front")
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn sweeping(&self) -> &Mutex<()> {
+        &self.sweeping
     }
 
     pub(crate) fn mapped(&self) -> &Mapped {

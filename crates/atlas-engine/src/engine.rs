@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::dataset::{Dataset, DatasetSettings, DatasetStatus, Surroundings, WrapOrigin};
 use crate::events::Event;
+use crate::free::Freed;
 use crate::load::{LoadSettings, LoadStatus};
 use crate::mapped::Slots;
 
@@ -228,6 +229,14 @@ impl Engine {
             .ok_or_else(|| unknown(id))?;
         dataset.close();
         Ok(())
+    }
+
+    /// Give up what is cached of a data set, which stays.
+    ///
+    /// # Errors
+    /// Not known, or what the tier says.
+    pub fn free(&self, id: &str) -> Result<Freed> {
+        self.dataset(id)?.free()
     }
 
     /// Free everything of a data set. The origin is untouched.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atlas_core::{Error, Extent, Result, extents_of};
+use atlas_core::{Error, ErrorKind, Extent, Result, extents_of};
 use atlas_fs::Node;
 use atlas_origin::{Class, Origin};
 use atlas_store::{ExtentState, Reservation};
@@ -45,11 +45,14 @@ pub(crate) fn read_live(core: &Core, node: &Node, offset: u64, buffer: &mut [u8]
         return false;
     }
     // Looked at again after the read: what was evicted meanwhile may have been read as zeros.
-    let read = core.volume.read(address.plus(offset), buffer).is_ok()
-        && is_live(core, node, offset, length);
-    if read {
+    let read = core.volume.read(address.plus(offset), buffer);
+    if read.is_ok() && is_live(core, node, offset, length) {
         core.counters.hit_bytes.fetch_add(length, Ordering::Relaxed);
         return true;
+    }
+    if read.is_ok() || read.is_err_and(|error| error.kind == ErrorKind::NotFound) {
+        // Given up meanwhile, by whoever found it damaged, or freed it: that one has counted it.
+        return false;
     }
     // A damaged page has given its extent up; whatever else is wrong with the tier's tables shows
     // only when the extent is looked at whole.

@@ -285,6 +285,9 @@ impl Mapped {
         if !self.settings.seal {
             return Some("the front was not asked for".to_owned());
         }
+        if self.core.freeing.load(Ordering::Acquire) {
+            return Some("what is cached is being freed".to_owned());
+        }
         if self.core.scan.progress() != ScanProgress::Complete {
             return Some("the scan is not complete".to_owned());
         }

@@ -385,6 +385,12 @@ impl PyEngine {
         detached(py, || self.engine.close(id))
     }
 
+    /// (bytes freed, bytes that follow when the last user of a sealed front has left)
+    fn free(&self, py: Python<'_>, id: &str) -> PyResult<(u64, u64)> {
+        let freed = detached(py, || self.engine.free(id))?;
+        Ok((freed.freed_bytes, freed.held_bytes))
+    }
+
     fn destroy(&self, py: Python<'_>, id: &str) -> PyResult<()> {
         detached(py, || self.engine.destroy(id))
     }

@@ -3,6 +3,7 @@
 mod check;
 mod commit;
 mod fill;
+mod free;
 mod lease;
 mod maker;
 mod open;
@@ -27,6 +28,7 @@ use crate::segments::{
 };
 use crate::tier::Tier;
 use commit::{Changes, Committer};
+pub use free::Cleared;
 pub use lease::Lease;
 use maker::Maker;
 
@@ -239,6 +241,14 @@ impl Shared {
         } else {
             ExtentState::Absent
         }
+    }
+
+    /// The extents of a word that are there, verified or not.
+    pub(crate) fn known(&self, segment: &Segment, index: u64) -> u64 {
+        let unverified = segment
+            .unverified_word(index)
+            .map_or(0, |word| word.load(Ordering::Acquire));
+        self.live.load(index) | unverified
     }
 
     /// The next `size` bytes in the open segment of `class`, or in a new one. Callers take turns.

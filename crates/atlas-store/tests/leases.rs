@@ -20,7 +20,7 @@ use std::thread;
 
 use atlas_core::{Address, ErrorKind, Extent};
 use atlas_store::{ExtentState, Medium, Tier, Volume, VolumeSettings};
-use common::{BOTH, Bed, add_file, fill, padded, reads_right};
+use common::{BOTH, Bed, add_file, count, fill, padded, reads_right};
 use mounts::Mounted;
 
 const SIZE: u64 = 100_000;
@@ -274,4 +274,45 @@ fn a_tier_that_fails_is_noticed() {
     let disk = File::options().write(true).open(&backing).unwrap();
     disk.set_len(4096).unwrap();
     assert_eq!(noticed(), ErrorKind::Io);
+}
+
+#[test]
+fn a_segment_that_is_freed_can_be_filled_again_in_its_place() {
+    for medium in BOTH {
+        let bed = Bed::new(medium);
+        let volume = bed.create(1 << 30);
+        let empty = volume.usage().used_bytes;
+        let (address, extents) = add_file(&volume, 3 * SIZE);
+        let (_, others) = add_file(&volume, 100 << 20);
+        let segments = starts(&volume);
+        let lease = volume.lease(&segments[..1]).unwrap();
+        let refused = volume.clear_segment(segments[0]).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+        assert!(extents.iter().all(|extent| reads_right(&volume, extent)));
+        drop(lease);
+
+        let cleared = volume.clear_segment(segments[0]).unwrap();
+        assert!(cleared.freed_bytes >= 3 * SIZE);
+        assert!(
+            extents
+                .iter()
+                .all(|extent| cleared.contains(extent.address))
+        );
+        assert!(!others.iter().any(|extent| cleared.contains(extent.address)));
+        assert_eq!(count(&volume, &extents, ExtentState::Absent), extents.len());
+        assert!(others.iter().all(|extent| reads_right(&volume, extent)));
+        for extent in &extents {
+            fill(&volume, extent).unwrap();
+            assert!(reads_right(&volume, extent));
+        }
+        for start in segments {
+            volume.clear_segment(start).unwrap();
+        }
+        assert_eq!(volume.clear_segment(address).unwrap().freed_bytes, 0);
+        // Tables keep a block here and there.
+        assert!(volume.usage().used_bytes <= empty + (64 << 10));
+        drop(volume);
+        let again = bed.open().unwrap();
+        assert_eq!(count(&again, &extents, ExtentState::Absent), extents.len());
+    }
 }

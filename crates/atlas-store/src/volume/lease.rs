@@ -60,7 +60,7 @@ impl Volume {
             .any(|segment| segment.writer.lock().leases > 0)
     }
 
-    fn segment_at(&self, start: Address) -> Result<&Segment> {
+    pub(super) fn segment_at(&self, start: Address) -> Result<&Segment> {
         self.shared
             .segments
             .find(start)

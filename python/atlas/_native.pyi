@@ -136,6 +136,8 @@ class Engine:
         """The events since the last call."""
     def close(self, id: str) -> None:
         """Stop serving; everything stays for the next `open`."""
+    def free(self, id: str) -> tuple[int, int]:
+        """Give up what is cached; (bytes freed, bytes behind sealed fronts in use: they follow)."""
     def destroy(self, id: str) -> None:
         """Free the tier, the tables and the live bits. The kernel must have let go of the mount."""
     def ended(self, id: str) -> bool:

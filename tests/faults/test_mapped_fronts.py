@@ -153,6 +153,46 @@ def test_a_deleted_data_set_is_served_to_who_has_it_open(node: LocalNode, work: 
     print(f"{checks} kills; {kept} -> {volumes(tier)}")
 
 
+def test_what_is_freed_is_read_on_by_who_has_it_open(node: LocalNode, work: Path) -> None:
+    """Readers that open anew go on through another front; the space comes with the last holder."""
+    source = work / "source"
+    make_files(source, FILES, 20_000, folders=10)
+    node.configure(swap_rest="0s", reseal_rest="0s")
+    mount = sealed(node, source)
+    total = node.status("data")["cachedBytes"]
+    tier = Path(node.status("data")["tiers"][0]["path"])
+    with (
+        Reader(source, mount, 1, cold=True) as opener,
+        Reader(source, mount, 2, True, True) as holder,
+    ):
+        node.wait_for(lambda: min(opener.reads(), holder.reads()) > 0, "the readers")
+        freed = node.json("cache", "free", "data", "-y")
+        assert freed["heldBytes"] >= total
+        assert node.status("data")["front"] == "lazy"
+        before = opener.reads(), holder.reads()
+        node.wait_for(
+            lambda: opener.reads() > before[0] + 500 and holder.reads() > before[1] + 500,
+            "the readers to go on",
+        )
+        assert blocks(tier) >= total, "what is read directly was taken away"
+        reports = [opener.end(), holder.end()]
+    assert [report.problems for report in reports] == [[], []]
+    node.wait_for(lambda: node.status("data")["cachedBytes"] == 0, "the bytes to be freed")
+    left = blocks(tier)
+    assert left < total // 10
+    node.ok("cache", "warm", "data")
+    node.wait_front("data", "sealed")
+    again = node.json("cache", "free", "data", "-y")
+    assert again["bytes"] >= total
+    assert again["heldBytes"] == 0
+    assert differences(snapshot(source), snapshot(mount)) == []
+    print(f"{freed['heldBytes']} bytes held by a reader, {left} left after it")
+
+
+def blocks(tier: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in tier.rglob("segment-*"))
+
+
 def volumes(tier: Path) -> list[str]:
     return sorted(path.name for path in tier.iterdir() if path.is_dir())
 

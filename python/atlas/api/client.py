@@ -109,6 +109,11 @@ class NodeClient:
         path = _path(f"/v1/datasets/{_segment(name)}", dryRun="server" if dry_run else None)
         return self._call("PATCH", path, models.Dataset, models.to_json(patch))
 
+    def free(self, name: str, dry_run: bool = False) -> models.Freed:
+        """Gives up what is cached of a data set that stays."""
+        path = _path(f"/v1/datasets/{_segment(name)}/free", dryRun="server" if dry_run else None)
+        return self._call("POST", path, models.Freed)
+
     def delete(self, name: str, force: bool = False, dry_run: bool = False) -> models.Deletion:
         """Deletes a data set. In use: InUse (exit code 4) naming the holders, or with `force`
         detached at once and freed when the last user leaves (`releasing`)."""

@@ -316,6 +316,22 @@ class Deletion(Struct, kw_only=True, rename="camel"):
     mount_paths: list[str] = []
 
 
+class Freed(Struct, kw_only=True, rename="camel"):
+    """What a free gave up, or would give up (`dryRun`), in bytes of the tiers.
+
+    `heldBytes`: programs read them through a sealed front that they have open; they follow when the
+    last of these has left.
+    """
+
+    api_version: str = API_VERSION
+    kind: Literal["Freed"] = "Freed"
+    metadata: Metadata
+    bytes: int = 0
+    held_bytes: int = 0
+    files: int = 0
+    dry_run: bool = False
+
+
 class NodeLimits(Struct, kw_only=True, rename="camel"):
     """The MEM tier's limit for the machine and what one user other than root may have."""
 

@@ -25,6 +25,7 @@ cache = Group(
         "events": "atlas.cli.cache:events",
         "update": "atlas.cli.update:update",
         "warm": "atlas.cli.warm:warm",
+        "free": "atlas.cli.free:free",
         "delete": "atlas.cli.delete:delete",
         "mount": "atlas.cli.mounts:mount",
         "unmount": "atlas.cli.mounts:unmount",

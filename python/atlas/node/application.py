@@ -99,6 +99,7 @@ class Application:
         self.datasets = Datasets(
             home,
             system,
+            engine,
             self.database,
             registry,
             self._mounting,

@@ -17,6 +17,7 @@ from atlas.api.models import (
     DatasetSpec,
     DatasetStatus,
     Deletion,
+    Freed,
     FrontChoice,
     Holder,
     Source,
@@ -38,7 +39,7 @@ from atlas.node.mounting import (
     is_below,
     own_folders,
 )
-from atlas.node.native import System, failing
+from atlas.node.native import Engine, System, failing
 from atlas.node.registry import Registry
 from atlas.node.tiers import Choice, Tiers, available_bytes
 from atlas.node.usage import Usage
@@ -65,6 +66,7 @@ class Datasets:
         self,
         home: Home,
         system: System,
+        engine: Engine,
         database: Database,
         registry: Registry,
         mounting: Mounting,
@@ -77,6 +79,7 @@ class Datasets:
     ) -> None:
         self._home = home
         self._system = system
+        self._engine = engine
         self._database = database
         self._registry = registry
         self._mounting = mounting
@@ -157,6 +160,35 @@ class Datasets:
                     row.id, "Normal", "Updated", f"spec.front: {row.spec.front} -> {spec.front}"
                 )
             return self._views.dataset(replace(row, spec=spec))
+
+    def free(self, caller: Caller, name: str, dry_run: bool) -> Freed:
+        """Gives up what is cached of a data set that stays. A sealed front is left for one that
+        needs no bytes; what programs read through it follows when the last of them has left."""
+        with self._registry.hold(name):
+            row = self.find(caller, name)
+            if self._registry.entry(row.id).state != "serving":
+                raise AtlasError(
+                    errors.NOT_READY,
+                    f"data set {name} is not served now",
+                    hint=f"atlasctl cache describe {name}",
+                )
+            seen = self._views.dataset(row).status
+            result = Freed(metadata=metadata_of(row), files=seen.cached_files, dry_run=dry_run)
+            if dry_run:
+                result.bytes = seen.cached_bytes
+                return result
+            result.bytes, result.held_bytes = self._free(row)
+            if result.held_bytes:
+                # The data set's own mounts may be all that uses the sealed front.
+                self._fronts.advance(row)
+                more, result.held_bytes = self._free(row)
+                result.bytes += more
+            self._events.record(row.id, "Normal", "Freed", f"{format_size(result.bytes)}")
+            return result
+
+    def _free(self, row: DatasetRow) -> tuple[int, int]:
+        with failing(f"data set {row.name} cannot be freed"):
+            return self._engine.free(row.id)
 
     def delete(self, caller: Caller, name: str, force: bool, dry_run: bool) -> Deletion:
         """Unmounts and frees a data set. In use: InUse with the holders, or with `force` its name

@@ -98,6 +98,7 @@ class Api:
                 self._route("GET", "/v1/datasets/{name}", self._dataset),
                 self._route("PATCH", "/v1/datasets/{name}", self._update),
                 self._route("DELETE", "/v1/datasets/{name}", self._delete),
+                self._route("POST", "/v1/datasets/{name}/free", self._free),
                 self._route("GET", "/v1/datasets/{name}/events", self._events),
                 self._route("GET", "/v1/datasets/{name}/loads", self._loads),
                 self._route("POST", "/v1/datasets/{name}/loads", self._start_load),
@@ -134,6 +135,9 @@ class Api:
         return 200, self._application.datasets.update(
             call.caller, call.part("name"), patch.spec, call.dry_run
         )
+
+    def _free(self, call: Call) -> Answer:
+        return 200, self._application.datasets.free(call.caller, call.part("name"), call.dry_run)
 
     def _delete(self, call: Call) -> Answer:
         return 200, self._application.datasets.delete(

@@ -127,6 +127,27 @@ def test_a_front_in_use_is_served_until_its_last_user_leaves(
     assert list(world.kept) == []
 
 
+def test_what_is_freed_is_not_shown_sealed(world: World, node: Application) -> None:
+    begin(world, node)
+    advance(world, node, CACHED)
+    assert node.datasets.free(ROOT, "wav", dry_run=True).bytes == 500
+    assert front_of(world, node) == "sealed"
+    freed = node.datasets.free(ROOT, "wav", dry_run=False)
+    assert (freed.bytes, freed.held_bytes) == (500, 0)
+    assert front_of(world, node) == "lazy"
+
+
+def test_what_somebody_reads_through_a_sealed_front_is_freed_later(
+    world: World, node: Application
+) -> None:
+    begin(world, node)
+    advance(world, node, CACHED)
+    world.held.add(world.mounted[0]["superblock"])
+    freed = node.datasets.free(ROOT, "wav", dry_run=False)
+    assert (freed.bytes, freed.held_bytes) == (0, 500)
+    assert front_of(world, node) == "lazy"
+
+
 def test_a_seal_that_breaks_is_left_at_once(world: World) -> None:
     """Also within the rest between two swaps, and not taken again before its own rest is over."""
     settings = replace(SETTINGS, swap_rest=1000.0, reseal_rest=1000.0)

@@ -393,6 +393,19 @@ class Engine:
         self.served.pop(id, None)
         self.twins.pop(id, None)
 
+    def free(self, id: str) -> tuple[int, int]:
+        self.world.step()
+        self._known(id)
+        sealed = any(twin == 0 and self.world.alive(image) for image, twin in self.images())
+        if not sealed:
+            self.world.status = {**self.world.status, "cached_files": 0, "cached_bytes": 0}
+        self.world.status = {
+            **self.world.status,
+            "sealable": False,
+            "unsealed_reason": "what is cached is being freed",
+        }
+        return (0, 500) if sealed else (500, 0)
+
     def destroy(self, id: str) -> None:
         dataset = self._known(id)
         assert self.ended(id)

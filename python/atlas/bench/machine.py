@@ -40,13 +40,24 @@ def words(found: dict[str, Any]) -> str:
 
 def file_system(path: Path) -> str:
     """The type of the file system that holds `path`, for example "ext4"."""
+    return _mount(path)[0]
+
+
+def huge_pages(path: Path) -> str:
+    """Whether the tmpfs that holds `path` uses huge pages: what its mount says, or "never"."""
+    options = _mount(path)[2].split(",")
+    return next((word[5:] for word in options if word.startswith("huge=")), "never")
+
+
+def _mount(path: Path) -> list[str]:
+    """Type, source and options of the file system that holds `path`."""
     device = path.stat().st_dev
     mark = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         if fields[2] == mark:
-            return fields[fields.index("-") + 1]
-    return "unknown"
+            return fields[fields.index("-") + 1 :]
+    return ["unknown", "", ""]
 
 
 def process_seconds(pid: int) -> float:

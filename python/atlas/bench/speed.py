@@ -1,6 +1,7 @@
-"""The speed figures of this machine: ``python -m atlas.bench.speed [S1] [S7] [quick]``.
+"""The speed figures of this machine: ``python -m atlas.bench.speed [S1] [S2] ... [quick]``.
 
-S1: a warm open + stat + read + close through the mount, against the plain folder.
+S1, S2, S3: small files through each front, against the plain folder: see atlas.bench.small.
+S4, S5: a large file, and many names: see atlas.bench.large.
 S7: processor seconds of a warm-up into memory, against `cp -r` into tmpfs.
 quick: how soon a data set can be read, whatever its size.
 
@@ -24,8 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from atlas.bench import machine
-from atlas.bench.readers import Pass, Readers
+from atlas.bench import large, machine, small
+from atlas.bench.fronts import offered, wait_scanned
 from atlas.bench.report import Table
 from atlas.bench.workers import WorkerError
 from atlas.bench.workplace import CommandError, Workplace, run_scenario
@@ -33,90 +34,9 @@ from atlas.testing.trees import make_empty_files, make_files, total_bytes
 
 Result = dict[str, Any]
 
-SETTLING_PASSES = 2
-"""Passes before the first measured one: pages move to the kernel's active list in the second."""
-
-PASSES = 11
 COPIES = 5
 MANY_FILES = 500_000
 DEEP_FOLDER_FILES = 100_000
-
-
-def ratio_of_passes(
-    ours: Callable[[int], Pass], plain: Callable[[int], Pass], passes: int = PASSES
-) -> tuple[list[Pass], list[Pass]]:
-    """Passes of two things in turn, the first of each pair changing, without the settling ones."""
-    measured: tuple[list[Pass], list[Pass]] = ([], [])
-    for number in range(SETTLING_PASSES + passes):
-        if number % 2:
-            other = plain(number)
-            own = ours(number)
-        else:
-            own = ours(number)
-            other = plain(number)
-        if number >= SETTLING_PASSES:
-            measured[0].append(own)
-            measured[1].append(other)
-    return measured
-
-
-def fuse_requests(workplace: Workplace, name: str) -> int:
-    """How many messages the kernel has sent for a data set so far."""
-    status = workplace.atlasctl_object("cache", "get", name)["status"]
-    return sum(status["fuseRequests"].values())
-
-
-def warm_reads(workplace: Workplace) -> list[Result]:
-    """S1: 8 kB and 100 kB files, 1 and 4 reader processes."""
-    results = []
-    for size, count in ((8_000, 20_000), (100_000, 2_000)):
-        plain = workplace.folder / f"plain-{size}"
-        names = make_files(plain, count, size, folders=max(1, count // 200))
-        total_bytes(plain)
-        mounted = workplace.create(f"s1-{size}", plain, 2 * count * (size + 8192) + (64 << 20))
-        workplace.atlasctl("cache", "warm", f"s1-{size}")
-        sets = [[os.fsencode(root / name) for name in names] for root in (mounted, plain)]
-        for readers in (1, 4):
-            results.append(_warm_cell(workplace, f"s1-{size}", sets, readers, size))
-            print_warm(results[-1])
-        workplace.delete(f"s1-{size}")
-    return results
-
-
-def _warm_cell(
-    workplace: Workplace, name: str, sets: list[list[bytes]], count: int, size: int
-) -> Result:
-    with Readers(count, sets) as readers:
-        load = machine.load_average()
-        ours, plain = ratio_of_passes(
-            lambda number: readers.read(0, number), lambda number: readers.read(1, number)
-        )
-        # In a pass of its own, so that asking the node disturbs no measured one.
-        before = fuse_requests(workplace, name)
-        readers.read(0, SETTLING_PASSES + PASSES)
-        requests = fuse_requests(workplace, name) - before
-    pairs = list(zip(ours, plain, strict=True))
-    return {
-        "figure": "S1",
-        "file_bytes": size,
-        "files": len(sets[0]),
-        "readers": count,
-        "passes": len(pairs),
-        "ratio": median(other.seconds / own.seconds for own, other in pairs),
-        "cpu_ratio": median(other.cpu_seconds / own.cpu_seconds for own, other in pairs),
-        "atlas_us_per_file": median(one.microseconds_per_file for one in ours),
-        "plain_us_per_file": median(one.microseconds_per_file for one in plain),
-        "atlas_cpu_us_per_file": median(one.cpu_microseconds_per_file for one in ours),
-        "plain_cpu_us_per_file": median(one.cpu_microseconds_per_file for one in plain),
-        "fuse_requests_per_pass": requests,
-        "plain_file_system": machine.file_system(workplace.folder),
-        "load_average": round(load, 2),
-    }
-
-
-def print_warm(cell: Result) -> None:
-    """One line while the others still run."""
-    print(f"S1 {cell['file_bytes']} B x {cell['readers']}: {cell['ratio']:.2f}", file=sys.stderr)
 
 
 def copy_seconds(source: Path, target: Path) -> float:
@@ -125,12 +45,6 @@ def copy_seconds(source: Path, target: Path) -> float:
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def wait_scanned(workplace: Workplace, name: str) -> None:
-    """Wait until the namespace of a data set is known."""
-    while workplace.atlasctl_object("cache", "get", name)["status"]["scan"]["state"] == "Running":
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -249,30 +163,9 @@ def tables(results: list[Result]) -> list[Table]:
     for result in results:
         found.setdefault(result["figure"], []).append(result)
     shown = []
-    if "S1" in found:
-        shown.append(
-            Table(
-                (
-                    "S1 warm read",
-                    *("ratio", "CPU ratio", "Atlas us/file", "plain us/file"),
-                    *("messages/pass", "passes", "load"),
-                ),
-                [
-                    (
-                        f"{cell['files']:,} x {cell['file_bytes'] // 1000} kB, "
-                        + f"{cell['readers']} reader{'s' if cell['readers'] > 1 else ''}",
-                        f"{cell['ratio']:.2f}",
-                        f"{cell['cpu_ratio']:.2f}",
-                        f"{cell['atlas_us_per_file']:.1f}",
-                        f"{cell['plain_us_per_file']:.1f}",
-                        f"{cell['fuse_requests_per_pass']:,}",
-                        f"{cell['passes']}",
-                        f"{cell['load_average']}",
-                    )
-                    for cell in found["S1"]
-                ],
-            )
-        )
+    for module, figures in ((small, SMALL_FILES), (large, ("S4", "S5"))):
+        if rows := [one for figure in figures for one in found.get(figure, [])]:
+            shown.append(module.table(rows))
     if "S7" in found:
         shown.append(
             Table(
@@ -315,37 +208,69 @@ def tables(results: list[Result]) -> list[Table]:
     return shown
 
 
+SMALL_FILES = ("S1", "S2", "S3")
+"""These share their files and are measured together."""
+
 FIGURES: dict[str, Callable[[Workplace], list[Result]]] = {
-    "S1": warm_reads,
+    "S4": large.large_file,
+    "S5": large.names,
     "S7": loads,
     "quick": quick,
 }
 
 
+def measure(workplace: Workplace, wanted: list[str]) -> list[Result]:
+    """What is wanted, in the order in which it shares files."""
+    results: list[Result] = []
+    if small_files := set(SMALL_FILES).intersection(wanted):
+        results += small.measure(workplace, small_files)
+    for name, action in FIGURES.items():
+        if name in wanted:
+            results += action(workplace)
+    return results
+
+
+def conditions(workplace: Workplace) -> dict[str, Any]:
+    """The machine, and what the data sets and the plain folder rest on."""
+    memory = Path("/dev/shm")
+    return {
+        **machine.conditions(),
+        "fronts": offered(workplace),
+        "tier": "MEM",
+        "tier_file_system": machine.file_system(memory),
+        "tier_huge_pages": machine.huge_pages(memory),
+        "plain_file_system": machine.file_system(workplace.folder),
+    }
+
+
 def main() -> int:
     """Measure what the arguments name, or everything."""
     parser = argparse.ArgumentParser(prog="python -m atlas.bench.speed", description=__doc__)
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="S1, S7, quick; all without")
+    parser.add_argument(
+        "figures", nargs="*", metavar="FIGURE", help="S1 to S5, S7, quick; all without"
+    )
     parser.add_argument("--result", type=Path, default=Path("bench.json"), help="file to write")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files are made"
     )
     arguments = parser.parse_args()
-    if unknown := set(arguments.figures) - FIGURES.keys():
+    known = [*SMALL_FILES, *FIGURES]
+    if unknown := set(arguments.figures).difference(known):
         parser.error(f"no figure is called {', '.join(sorted(unknown))}")
     if os.geteuid() != 0:
         print("error: the benchmarks mount file systems: run them as root", file=sys.stderr)
         return 6
 
     def scenario(workplace: Workplace) -> int:
-        found = machine.conditions()
-        results: list[Result] = []
+        found = conditions(workplace)
         try:
-            for name in arguments.figures or FIGURES:
-                results += FIGURES[name](workplace)
+            results = measure(workplace, arguments.figures or known)
         except WorkerError as error:
             raise CommandError(str(error)) from error
-        print(f"Machine: {machine.words(found)}; files on {machine.file_system(workplace.folder)}")
+        print(
+            f"Machine: {machine.words(found)}; files on {found['plain_file_system']}; tier "
+            + f"{found['tier']} ({found['tier_file_system']}, huge={found['tier_huge_pages']})"
+        )
         for table in tables(results):
             print("", table.text(), sep="\n")
         arguments.result.write_text(

@@ -125,9 +125,11 @@ class Workplace:
         found: dict[str, Any] = json.loads(self.atlasctl(*words, "-o", "json"))
         return found
 
-    def create(self, name: str, source: Path, size: int) -> Path:
+    def create(self, name: str, source: Path, size: int, front: str | None = None) -> Path:
         """Create a data set in memory and return where it can be read."""
-        words = ("--from", str(source), "--size", str(size), "--medium", "MEM")
+        words = ["--from", str(source), "--size", str(size), "--medium", "MEM"]
+        if front is not None:
+            words += ["--front", front]
         return Path(self.atlasctl_object("cache", "create", name, *words)["status"]["mountPath"])
 
     def delete(self, name: str) -> None:

@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 from atlas.bench import machine
-from atlas.bench.readers import Pass
-from atlas.bench.speed import SETTLING_PASSES, ratio_of_passes, tables
+from atlas.bench.fronts import ratio, read_in_turn, rounds
+from atlas.bench.large import Seconds
+from atlas.bench.readers import Pass, read_in_python
+from atlas.bench.speed import tables
 from atlas.testing.trees import make_empty_files, make_files, total_bytes
 
 
@@ -47,29 +49,44 @@ def test_empty_files_are_counted_and_empty(tmp_path: Path) -> None:
     assert total_bytes(tmp_path) == 0
 
 
-def test_passes_alternate_and_the_settling_ones_are_left_out() -> None:
-    calls: list[tuple[str, int]] = []
+def test_passes_change_places_and_the_settling_ones_are_left_out() -> None:
+    calls: list[str] = []
 
     def recorder(name: str):
         def run(number: int) -> Pass:
-            calls.append((name, number))
+            calls.append(name)
             return Pass(files=1, bytes=1, seconds=float(number), cpu_seconds=1.0)
 
         return run
 
-    ours, plain = ratio_of_passes(recorder("ours"), recorder("plain"), passes=4)
-    assert [one.seconds for one in ours] == [one.seconds for one in plain] == [2, 3, 4, 5]
-    assert len(calls) == 2 * (SETTLING_PASSES + 4)
-    firsts = [calls[index][0] for index in range(0, len(calls), 2)]
-    assert firsts == ["ours", "plain"] * 3
+    found = rounds({name: recorder(name) for name in "abc"}, passes=4)
+    assert [[one.seconds for one in passes] for passes in found.values()] == [[2, 3, 4, 5]] * 3
+    assert "".join(calls) == "abc" + "cba" + "bca" + "acb" + "cab" + "bac"
+
+
+def test_a_ratio_is_the_median_of_passes_next_to_each_other() -> None:
+    plain = [Seconds(2.0), Seconds(4.0), Seconds(90.0)]
+    assert ratio(plain, [Seconds(4.0), Seconds(4.0), Seconds(100.0)]) == 0.9
+
+
+def test_sets_are_read_whole_and_dropped(tmp_path: Path) -> None:
+    names = make_files(tmp_path, 5, 100)
+    paths = [os.fsencode(tmp_path / name) for name in names]
+    read_in_turn([paths, paths])
+    report = read_in_python(paths, range(len(paths)))
+    assert (report["files"], report["bytes"]) == (5, 500)
 
 
 def test_every_figure_has_a_table() -> None:
     cells = [
         {
-            "figure": "S1", "files": 10, "file_bytes": 8_000, "readers": 4, "passes": 3,
-            "ratio": 0.75, "cpu_ratio": 0.8, "atlas_us_per_file": 5.0, "plain_us_per_file": 4.0,
-            "fuse_requests_per_pass": 0, "load_average": 1.0,
+            "figure": "S1", "case": "C x 4, pages kept", "files": 10, "file_bytes": 8_000,
+            "passes": 3, "plain_us_per_file": 4.0, "load_average": 1.0,
+            "fronts": {"sealed": {"ratio": 0.75, "messages_per_pass": 0}},
+        },
+        {
+            "figure": "S4", "case": "filling", "passes": 3, "plain_seconds": 4.0,
+            "load_average": 1.0, "fronts": {"lazy": {"ratio": 0.5}},
         },
         {
             "figure": "S7", "files": 10, "file_bytes": 8_000, "ratio": 3.5, "ratio_with_scan": 3.0,
@@ -82,6 +99,6 @@ def test_every_figure_has_a_table() -> None:
         },
     ]  # fmt: skip
     shown = "\n".join(table.text() for table in tables(cells))
-    assert "10 x 8 kB, 4 readers   0.75" in shown
+    assert "10 x 8 kB, C x 4, pages kept    0.75" in shown
     assert "3.50" in shown
     assert "0.010 s" in shown

@@ -31,7 +31,11 @@ const ROUNDS: u64 = 30;
 
 fn size(file: u64) -> usize {
     // Some of several extents.
-    if file % 20 == 0 { 3 << 20 } else { 9_000 }
+    if file.is_multiple_of(20) {
+        3 << 20
+    } else {
+        9_000
+    }
 }
 
 fn bed() -> Option<Bed> {

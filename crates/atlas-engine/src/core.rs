@@ -11,6 +11,7 @@ use atlas_origin::Readers;
 use atlas_store::{Cleared, Volume};
 use parking_lot::Mutex;
 
+use crate::ahead::ReadAhead;
 use crate::events::{EventLog, Severity};
 use crate::flights::Flights;
 use crate::scan::Scan;
@@ -91,6 +92,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) flights: Arc<Flights>,
     pub(crate) scan: Scan,
+    pub(crate) ahead: ReadAhead,
     /// What is cached is being given up: nothing that is mounted now may rest on it.
     pub(crate) freeing: AtomicBool,
 }

@@ -15,6 +15,7 @@ use atlas_origin::{
 use atlas_store::{Medium, Tier, Volume, VolumeSettings};
 use parking_lot::Mutex;
 
+use crate::ahead::ReadAhead;
 use crate::core::{Core, Counters};
 use crate::events::{EventLog, Severity};
 use crate::flights::Flights;
@@ -221,6 +222,7 @@ impl Dataset {
             counters: Counters::default(),
             flights: Flights::new(),
             scan: Scan::default(),
+            ahead: ReadAhead::default(),
             freeing: AtomicBool::new(false),
         });
         let mapped = Mapped::open(&core, &settings.mapped, &settings.state_folder)?;

@@ -121,6 +121,27 @@ fn need(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<Pendin
     }
 }
 
+/// Begins to fetch an extent that nobody waits for yet. Where there is no space to keep it, there is
+/// no use in that.
+pub(crate) fn fetch_ahead(core: &Arc<Core>, node: &Arc<Node>, extent: Extent) {
+    let state = core.volume.state(&extent);
+    if state == ExtentState::Live {
+        return;
+    }
+    let absent = state == ExtentState::Absent;
+    let reservation = absent.then(|| reserve(core, node, &extent)).flatten();
+    if absent && reservation.is_none() {
+        return;
+    }
+    let live = || core.volume.is_live(extent.address);
+    if let Ok(Joined::Leader(flight)) = core.flights.join(extent.address, None, live) {
+        let (job_core, node) = (Arc::clone(core), Arc::clone(node));
+        core.readers.submit(Class::Prefetch, move |origin| {
+            fetch(&job_core, origin, &node, extent, reservation, flight);
+        });
+    }
+}
+
 /// Space for an extent, unless its bytes may not be kept yet or there is none.
 fn reserve(core: &Core, node: &Node, extent: &Extent) -> Option<Reservation> {
     let old_enough = provisional_for(&node.attributes).is_zero();

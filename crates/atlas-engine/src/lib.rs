@@ -2,6 +2,7 @@
 //!
 //! [`Engine`] is all that the layers above see.
 
+mod ahead;
 mod batch;
 mod core;
 mod dataset;

@@ -14,6 +14,7 @@ use atlas_mount::{
 };
 use atlas_origin::Class;
 
+use crate::ahead;
 use crate::core::Core;
 use crate::fill;
 use crate::scan::{ensure_named, resolve};
@@ -97,6 +98,7 @@ impl Filesystem for LiveFront {
         if length == 0 {
             return reply.data(&[]);
         }
+        ahead::reading(&self.core, &node, request.offset, length as u64);
         let mut reply = reply;
         if fill::is_live(&self.core, &node, request.offset, length as u64) {
             let read =

@@ -19,6 +19,7 @@ use atlas_store::Volume;
 use parking_lot::Mutex;
 
 use super::image::Image;
+use crate::ahead;
 use crate::core::Core;
 use crate::fill;
 
@@ -166,6 +167,9 @@ impl Filesystem for TwinFiles {
                 return reply.error(libc::EIO);
             }
         };
+        for piece in &pieces {
+            ahead::reading(&self.core, &piece.node, piece.offset, piece.length as u64);
+        }
         let live = |piece: &Piece| {
             fill::is_live(&self.core, &piece.node, piece.offset, piece.length as u64)
         };

@@ -73,6 +73,7 @@ class DatasetStatus(TypedDict):
     image: ImageStatus
     sealable: bool
     unsealed_reason: str
+    sealed_trouble: str | None
     twin_requests: dict[str, int]
     damaged_extents: int
     verified_bytes: int
@@ -179,6 +180,12 @@ def attach_beneath(mount: int, target: int) -> None:
 
 def probe_mapped(folder: str) -> dict[str, str]:
     """Try `sealed`, `lazy` and `swap` with a tiny image in `folder`: "available", or why not."""
+
+def device_behind(path: str) -> tuple[int, int] | None:
+    """The file system that a link of /proc leads to, without a question to its server."""
+
+def device_of(descriptor: int) -> tuple[int, int]:
+    """The file system of an open descriptor, likewise."""
 
 def superblock_exists(name: str) -> bool:
     """Whether an EROFS superblock ("erofs-N") is mounted, or detached but in use."""

@@ -45,7 +45,7 @@ def test_readers_notice_no_swap(node: LocalNode, work: Path) -> None:
             node.ok("cache", "update", "data", "--front", front)
             node.wait_front("data", front)
             _wait_for_reads(node, readers, READS_IN_EACH_FRONT)
-        status = node.status("data")
+        status = node.json("cache", "describe", "data")["status"]
         reports = [reader.end(OPENS) for reader in openers] + [reader.end() for reader in holders]
     assert [report.problems for report in reports] == [[]] * 6
     opened = [report.opens for report in reports]

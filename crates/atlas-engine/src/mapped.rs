@@ -99,6 +99,9 @@ pub struct MappedStatus {
     pub image: ImageProgress,
     /// Why the image cannot be mounted sealed; `None`: it can.
     pub unsealed: Option<String>,
+    /// Why one that is mounted sealed must not stay so; `None`: it may, also while what an earlier
+    /// process verified is verified again.
+    pub sealed_trouble: Option<String>,
     /// Bytes that the verification under way, or the last one, has compared.
     pub verified_bytes: u64,
     /// Requests of the kernel on the twin connection, by operation.
@@ -285,11 +288,17 @@ impl Mapped {
         if !self.settings.seal {
             return Some("the front was not asked for".to_owned());
         }
-        if self.core.freeing.load(Ordering::Acquire) {
-            return Some("what is cached is being freed".to_owned());
-        }
         if self.core.scan.progress() != ScanProgress::Complete {
             return Some("the scan is not complete".to_owned());
+        }
+        self.trouble()
+            .or_else(|| self.verification.unverified(&self.core))
+    }
+
+    /// Why a sealed mount would not give the right bytes, or not for long.
+    fn trouble(&self) -> Option<String> {
+        if self.core.freeing.load(Ordering::Acquire) {
+            return Some("what is cached is being freed".to_owned());
         }
         if let Some(reason) = self.core.volume.degraded() {
             return Some(format!("the tier fails: {reason}"));
@@ -300,7 +309,7 @@ impl Mapped {
         if !self.core.is_complete() {
             return Some("not everything is cached".to_owned());
         }
-        self.verification.unverified(&self.core)
+        self.verification.damage(&self.core)
     }
 
     pub(crate) fn status(&self) -> MappedStatus {
@@ -323,6 +332,7 @@ impl Mapped {
         MappedStatus {
             image,
             unsealed,
+            sealed_trouble: self.trouble(),
             verified_bytes: self.verification.bytes(),
             twin_requests: twin.as_ref().map(Session::counts).unwrap_or_default(),
         }

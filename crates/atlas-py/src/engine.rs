@@ -150,6 +150,7 @@ struct StatusOutput {
     image: ImageOutput,
     sealable: bool,
     unsealed_reason: String,
+    sealed_trouble: Option<String>,
     verified_bytes: u64,
     twin_requests: BTreeMap<&'static str, u64>,
 }
@@ -194,6 +195,7 @@ impl From<DatasetStatus> for StatusOutput {
             damaged_extents: status.damaged_extents,
             image: status.mapped.image.into(),
             sealable: status.mapped.unsealed.is_none(),
+            sealed_trouble: status.mapped.sealed_trouble,
             unsealed_reason: status.mapped.unsealed.unwrap_or_default(),
             verified_bytes: status.mapped.verified_bytes,
             twin_requests: status.mapped.twin_requests,

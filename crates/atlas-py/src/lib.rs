@@ -19,8 +19,9 @@ mod _native {
     use crate::error::NativeError;
     #[pymodule_export]
     use crate::mounts::{
-        attach_beneath, attach_mount, check_source, clone_mount, mount_fuse, mount_table,
-        mount_twin, open_folder_as, open_fuse, open_tier, probe_mapped, superblock_exists, unmount,
+        attach_beneath, attach_mount, check_source, clone_mount, device_behind, device_of,
+        mount_fuse, mount_table, mount_twin, open_folder_as, open_fuse, open_tier, probe_mapped,
+        superblock_exists, unmount,
     };
 
     use super::{Bound, PyModule, PyModuleMethods, PyResult};

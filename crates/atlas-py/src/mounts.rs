@@ -154,6 +154,23 @@ pub(crate) fn probe_mapped(py: Python<'_>, folder: PathBuf) -> BTreeMap<&'static
     ])
 }
 
+/// The file system (major, minor) that a link of /proc leads to, without a question to its server;
+/// `None` where it leads nowhere.
+#[pyfunction]
+pub(crate) fn device_behind(path: PathBuf) -> Option<(u32, u32)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let device = mounts::device_of(place).ok()?;
+    Some((device.major, device.minor))
+}
+
+/// The same of an open descriptor.
+#[pyfunction]
+pub(crate) fn device_of(py: Python<'_>, descriptor: RawFd) -> PyResult<(u32, u32)> {
+    let device = detached(py, || mounts::device_of(borrow(descriptor)?))?;
+    Ok((device.major, device.minor))
+}
+
 #[pyfunction]
 pub(crate) fn superblock_exists(name: &str) -> bool {
     mounts::superblock_exists(name)

@@ -85,8 +85,9 @@ class NodeClient:
         """The caller's own (root: everybody's), by name."""
         return self._get("/v1/datasets", models.DatasetList).items
 
-    def dataset(self, name: str) -> models.Dataset:
-        return self._get(f"/v1/datasets/{_segment(name)}", models.Dataset)
+    def dataset(self, name: str, users: bool = False) -> models.Dataset:
+        """With `users` those of each of its fronts, whom the node looks for in all processes."""
+        return self._get(_path(f"/v1/datasets/{_segment(name)}", users=users), models.Dataset)
 
     def create(
         self, dataset: models.Dataset, mount: str | None = None, dry_run: bool = False

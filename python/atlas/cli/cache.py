@@ -71,7 +71,7 @@ def describe(run: Run, name: str) -> None:
     from atlas.cli.session import used
     from atlas.cli.show import show
 
-    dataset = find(run, name)
+    dataset = find(run, name, users=True)
     client = used(run)
 
     def text() -> list[str]:
@@ -100,7 +100,7 @@ def events(run: Run, name: str) -> None:
     show(run, EventList(items=found), text=lambda: event_lines(found))
 
 
-def find(run: Run, name: str) -> models.Dataset:
+def find(run: Run, name: str, users: bool = False) -> models.Dataset:
     """The data set of that name. Raises AtlasError (NotFound) with the nearest name."""
     from atlas.api.units import check_name
     from atlas.cli.session import absent, nearest, used
@@ -110,7 +110,7 @@ def find(run: Run, name: str) -> models.Dataset:
     if client is None:
         raise absent(name)
     with nearest(client, name):
-        return client.dataset(name)
+        return client.dataset(name, users=users)
 
 
 def _show_datasets(run: Run, value: models.Dataset | models.DatasetList) -> None:

@@ -72,6 +72,7 @@ class Application:
         usage = Usage(self.database, self._mounting)
         self._tiers = Tiers(home, settings, system, self.database, views.used_bytes)
         self.fronts = Fronts(
+            home,
             system,
             engine,
             self.database,
@@ -178,6 +179,7 @@ class Application:
                         hint="atlasctl node stop --force",
                         unchanged="the node goes on",
                     )
+                self.datasets.refuse_hidden_users(row, "atlasctl node stop --force")
         self.shut_down()
 
     def shut_down(self) -> None:

@@ -4,6 +4,7 @@ backported or forbidden."""
 import os
 import struct
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from atlas.api.errors import AtlasError
 from atlas.node.native import System, failing
 
 AVAILABLE: Final = "available"
+AGAIN_SECONDS: Final = 60.0
 MAPPED: Final = ("lazy", "sealed", "swap")
 _NOTIFY_RESEND: Final = 7
 _HEADER: Final = struct.Struct("=IiQ")
@@ -18,7 +20,8 @@ _HEADER: Final = struct.Struct("=IiQ")
 
 
 class Capabilities:
-    """What was tried, by name: "available", or why not. Tried once, by whoever asks first.
+    """What was tried, by name: "available", or why not. Tried by whoever asks first; what failed
+    for a reason that may pass (a full disk, others that mount images) is tried again.
 
     `live`: the FUSE front; `resend`: a node's death harms no reader; `lazy`, `sealed`: the mapped
     fronts; `swap`: a front is changed without a moment in which nothing is mounted.
@@ -29,13 +32,19 @@ class Capabilities:
         self._system = system
         self._folder = folder
         self._trying = threading.Lock()
-        self._found: dict[str, str] | None = None
+        self._live: dict[str, str] | None = None
+        self._mapped: dict[str, str] | None = None
+        self._next_try = 0.0
 
     def all(self) -> dict[str, str]:
         with self._trying:
-            if self._found is None:
-                self._found = _probe_live(self._system) | self._probe_mapped()
-            return self._found
+            if self._live is None:
+                self._live = _probe_live(self._system)
+            found, now = self._mapped, time.monotonic()
+            if found is None or (_missing(found) and now >= self._next_try):
+                found = self._mapped = self._probe_mapped()
+                self._next_try = now + AGAIN_SECONDS
+            return self._live | found
 
     def has(self, name: str) -> bool:
         return self.all()[name] == AVAILABLE
@@ -47,6 +56,10 @@ class Capabilities:
         except AtlasError as error:
             return dict.fromkeys(MAPPED, error.cause or error.message)
         return {name: found[name] for name in MAPPED}
+
+
+def _missing(found: dict[str, str]) -> bool:
+    return any(answer != AVAILABLE for answer in found.values())
 
 
 def _probe_live(system: System) -> dict[str, str]:

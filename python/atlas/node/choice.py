@@ -8,18 +8,21 @@ from atlas.api.models import FrontChoice, FrontKind, ImageState, ScanState
 from atlas.node.capabilities import AVAILABLE
 
 RESTING: Final = "a sealed front failed a moment ago"
+WHOLE: Final = "everything is cached and verified"
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What the choice depends on.
 
-    `capabilities` are those of the machine, by name: "available" or why not. `sealable`: every byte
-    is cached and was verified (else `unsealed_reason`). `resting`: the last sealed front has just
-    been left because it failed.
+    `present` is the front that serves now. `capabilities` are those of the machine, by name:
+    "available" or why not. `sealable`: every byte is cached and was verified by this process (else
+    `unsealed_reason`); `sealed_trouble`: why a front that is sealed already must not stay so.
+    `resting`: the last sealed front has just been left because it failed.
     """
 
     setting: FrontChoice
+    present: FrontKind | None
     capabilities: Mapping[str, str]
     scan: ScanState
     scan_error: str | None
@@ -27,6 +30,7 @@ class Situation:
     image_error: str | None
     sealable: bool
     unsealed_reason: str
+    sealed_trouble: str | None
     resting: bool = False
 
 
@@ -36,21 +40,23 @@ def choose(situation: Situation) -> tuple[FrontKind, str]:
     The order of preference is sealed, lazy, live. A setting names the fastest that may be chosen:
     what is forced cannot always be had yet: a sealed front needs all bytes, a lazy one the image.
     """
-    setting = situation.setting
-    if setting == "live":
+    if situation.setting == "live":
         return "live", "as the data set's setting says"
-    can_seal = setting != "lazy" and situation.capabilities["sealed"] == AVAILABLE
-    can_be_lazy = situation.capabilities["lazy"] == AVAILABLE
-    if not can_seal and not can_be_lazy:
-        return "live", f"this machine has no mapped front: {situation.capabilities['lazy']}"
+    unsealed = _unsealed(situation)
+    if unsealed is None and situation.present == "sealed":
+        return "sealed", WHOLE if situation.sealable else f"as it was: {situation.unsealed_reason}"
+    lazy = situation.capabilities["lazy"]
+    impossible = situation.setting == "lazy" or situation.capabilities["sealed"] != AVAILABLE
+    if impossible and lazy != AVAILABLE:
+        return "live", f"{unsealed}; lazy: {lazy}"
     if situation.image != "Ready":
         return "live", _no_image(situation)
-    unsealed = _unsealed(situation)
     if unsealed is None:
-        return "sealed", "everything is cached and verified"
-    if can_be_lazy:
-        return "lazy", "as the data set's setting says" if setting == "lazy" else unsealed
-    return "live", f"{unsealed}; lazy: {situation.capabilities['lazy']}"
+        return "sealed", WHOLE
+    if lazy == AVAILABLE:
+        chosen = situation.setting == "lazy"
+        return "lazy", "as the data set's setting says" if chosen else unsealed
+    return "live", f"{unsealed}; lazy: {lazy}"
 
 
 def _no_image(situation: Situation) -> str:
@@ -64,12 +70,15 @@ def _no_image(situation: Situation) -> str:
 
 
 def _unsealed(situation: Situation) -> str | None:
-    """Why the front cannot be sealed; None: it can."""
+    """Why the front cannot be sealed, or stay so; None: it can."""
     if situation.setting == "lazy":
-        return "the data set's setting excludes it"
+        return "not sealed: the data set's setting excludes it"
     sealed = situation.capabilities["sealed"]
     if sealed != AVAILABLE:
         return f"this machine has no sealed front: {sealed}"
+    if situation.present == "sealed":
+        trouble = situation.sealed_trouble
+        return None if trouble is None else f"not sealed: {trouble}"
     if not situation.sealable:
         return f"not sealed: {situation.unsealed_reason}"
     return RESTING if situation.resting else None

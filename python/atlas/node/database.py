@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -78,7 +78,7 @@ CREATE TABLE fronts (
     superblock TEXT,
     device TEXT,
     boot TEXT NOT NULL,
-    mounts TEXT NOT NULL,
+    instance TEXT NOT NULL,
     since REAL NOT NULL,
     reason TEXT NOT NULL,
     attached INTEGER NOT NULL
@@ -127,8 +127,9 @@ class FrontRow:
     """A way in which a data set is, or still may be, served. `attached`: what its paths show.
 
     `superblock` is the kernel's name for a mounted image ("erofs-N"), None for a live front;
-    `device` ("MAJOR:MINOR") of a live one is known once it is attached. Both mean something in one
-    `boot` only. `mounts` are the ids of all mounts seen of it.
+    `device` ("MAJOR:MINOR") is None where a node of format 1 had made it. Both mean something in
+    one `boot` only. `instance` names the tables of the engine that it was made over: over others
+    its node ids and addresses mean other files; empty where that was not kept.
     """
 
     dataset: str
@@ -136,10 +137,10 @@ class FrontRow:
     superblock: str | None
     device: str | None
     boot: str
+    instance: str
     since: float
     reason: str
     attached: bool = False
-    mounts: tuple[int, ...] = ()
     number: int = 0
 
 
@@ -183,8 +184,8 @@ class Database:
                 connection.execute(statement)
             if fronts_boot is not None:
                 connection.execute(
-                    "INSERT INTO fronts (dataset, kind, boot, mounts, since, reason, attached)"
-                    " SELECT id, 'live', ?, '[]', created, 'the only front of the version before',"
+                    "INSERT INTO fronts (dataset, kind, boot, instance, since, reason, attached)"
+                    " SELECT id, 'live', ?, '', created, 'the only front of the version before',"
                     " phase = 'present' FROM datasets ORDER BY created",
                     (fronts_boot,),
                 )
@@ -281,44 +282,31 @@ class Database:
     def fronts(self, dataset: str) -> list[FrontRow]:
         """Of one data set, oldest first."""
         rows = self._all(
-            "SELECT dataset, kind, superblock, device, boot, since, reason, attached, mounts,"
+            "SELECT dataset, kind, superblock, device, boot, instance, since, reason, attached,"
             " number FROM fronts WHERE dataset = ? ORDER BY number",
             (dataset,),
         )
         return [
-            FrontRow(
-                owner,
-                kind,
-                superblock,
-                device,
-                boot,
-                since,
-                reason,
-                bool(attached),
-                tuple(json.loads(mounts)),
-                number,
-            )
-            for owner, kind, superblock, device, boot, since, reason, attached, mounts, number in (
-                rows
-            )
+            FrontRow(*known, attached=bool(attached), number=number)  # type: ignore[misc]
+            for *known, attached, number in rows
         ]
 
     def add_front(self, row: FrontRow) -> FrontRow:
         """The row with its number."""
         with self._transaction() as connection:
             number = connection.execute(
-                "INSERT INTO fronts (dataset, kind, superblock, device, boot, since, reason,"
-                " attached, mounts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO fronts (dataset, kind, superblock, device, boot, instance, since,"
+                " reason, attached) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row.dataset,
                     row.kind,
                     row.superblock,
                     row.device,
                     row.boot,
+                    row.instance,
                     row.since,
                     row.reason,
                     row.attached,
-                    json.dumps(row.mounts),
                 ),
             ).lastrowid
         return replace(row, number=number or 0)
@@ -335,20 +323,16 @@ class Database:
                 (since, reason, front.number),
             )
 
-    def set_seen(self, front: FrontRow) -> None:
-        """Keeps what was seen of a front in the mount table: its device and its mounts."""
-        self._run(
-            "UPDATE fronts SET device = ?, mounts = ? WHERE number = ?",
-            front.device,
-            json.dumps(front.mounts),
-            front.number,
-        )
+    def set_device(self, front: FrontRow, device: str) -> None:
+        self._run("UPDATE fronts SET device = ? WHERE number = ?", device, front.number)
 
     def remove_front(self, front: FrontRow) -> None:
         self._run("DELETE FROM fronts WHERE number = ?", front.number)
 
     def remove_fronts_of_other_boots(self, boot: str) -> None:
-        self._run("DELETE FROM fronts WHERE boot != ?", boot)
+        """What cannot be removed, on a full disk, is of another boot all the same."""
+        with suppress(AtlasError):
+            self._run("DELETE FROM fronts WHERE boot != ?", boot)
 
     def end_fronts(self, dataset: str) -> None:
         """All that need a process are over; sealed ones may still be used where they were open."""

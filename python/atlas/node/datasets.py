@@ -96,10 +96,12 @@ class Datasets:
             [row for row in self._database.datasets() if may_use(caller, row)]
         )
 
-    def get(self, caller: Caller, name: str) -> Dataset:
-        """With the users of each of its fronts."""
+    def get(self, caller: Caller, name: str, users: bool = False) -> Dataset:
+        """With `users` those of each of its fronts are looked for, which takes a while."""
         row = self.find(caller, name)
-        return self._views.dataset(row, users=self._usage.by_device(row, caller.uid))
+        return self._views.dataset(
+            row, users=self._usage.by_device(row, caller.uid) if users else None
+        )
 
     def find(self, caller: Caller, name: str) -> DatasetRow:
         """The row of a data set that the caller may use. One of another user is not there."""
@@ -217,6 +219,18 @@ class Datasets:
     def holders(self, caller: Caller, row: DatasetRow) -> list[Holder]:
         """Processes that use any front of a data set, attached or not."""
         return self._usage.holders(row, caller.uid)
+
+    def refuse_hidden_users(self, row: DatasetRow, hint: str) -> None:
+        """Raises AtlasError (InUse) where an earlier front goes on though nobody was found to use
+        it: a process that /proc does not show to this node, or a mapping behind another."""
+        if self._registry.entry(row.id).state == "serving" and self._fronts.left_in_use(row):
+            raise AtlasError(
+                errors.IN_USE,
+                f"data set {row.name} is in use",
+                "programs that this node cannot see have files of an earlier front open",
+                hint=hint,
+                unchanged=f"data set {row.name} stays mounted",
+            )
 
     def _plan(self, caller: Caller, spec: DatasetSpec) -> _Plan:
         """Checks everything about a new data set that does not need to be tried."""
@@ -366,6 +380,7 @@ class Datasets:
         """Unmounts all, the node's own last; where one turns out to be in use, all come back."""
         if holders:
             raise in_use(row.name, holders, f"atlasctl cache delete {row.name} --force")
+        self.refuse_hidden_users(row, f"atlasctl cache delete {row.name} --force")
         own = self._mounting.own_path(row.name)
         entries = from_the_top(self._mounting.entries(row.id))
         entries.sort(key=lambda entry: entry.path == own)

@@ -12,8 +12,6 @@ from atlas.node.native import Engine
 
 logger = logging.getLogger("atlas.node.events")
 
-CACHE_LOST: Final = "CacheLost"
-"""The engine's reason when it had to begin a data set anew, with other node ids."""
 _LONGEST_MESSAGE: Final = 1000
 
 
@@ -24,7 +22,6 @@ class Events:
         self._database = database
         self._engine = engine
         self._draining = threading.Lock()
-        self._lost: set[str] = set()
 
     def record(
         self, dataset: str, kind: Literal["Normal", "Warning"], reason: str, message: str
@@ -38,7 +35,6 @@ class Events:
         """Keeps what the engine has to tell since the last call."""
         with self._draining:
             events = self._engine.events()
-            self._lost.update(event["dataset"] for event in events if event["reason"] == CACHE_LOST)
             if events:
                 self._keep(
                     [
@@ -59,11 +55,3 @@ class Events:
         except AtlasError as error:
             # What was done is done; a disk that has no room to tell of it must not undo it.
             logger.error("%d events are lost: %s", len(events), error)
-
-    def has_lost_cache(self, dataset: str) -> bool:
-        """Whether the engine has begun a data set anew since the last question."""
-        self.drain()
-        with self._draining:
-            lost = dataset in self._lost
-            self._lost.discard(dataset)
-            return lost

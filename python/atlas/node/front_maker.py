@@ -45,9 +45,9 @@ class Made:
     there was. See FrontRow for the others."""
 
     mount: int
+    device: str
     again: bool = False
     superblock: str | None = None
-    device: str | None = None
 
 
 class FrontMaker:
@@ -103,19 +103,20 @@ class FrontMaker:
     def end_live(self, row: DatasetRow) -> None:
         """Forgets a live session that has ended, or one of an earlier node that nobody can serve:
         its readers get errors then, instead of waiting for ever."""
+        # First: where it fails, the session is still known, and is ended later.
+        self._keeper.drop(_live_key(row))
         if row.id in self._live:
             with failing(f"the live front of {row.name} cannot be ended"):
                 self._engine.stop_live(row.id)
             self._live.discard(row.id)
-        self._keeper.drop(_live_key(row))
 
     def end_twin(self, row: DatasetRow) -> None:
         """As `end_live`, for the twin."""
+        self._keeper.drop(_twin_key(row))
         if row.id in self._twins:
             with failing(f"the lazy front of {row.name} cannot be ended"):
                 self._engine.stop_twin(row.id)
             self._twins.discard(row.id)
-        self._keeper.drop(_twin_key(row))
 
     def forget(self, row: DatasetRow) -> None:
         """The engine is closing the data set: its sessions go with it, and nobody shall go on."""
@@ -133,11 +134,19 @@ class FrontMaker:
         if self.serves_live(row):
             made = self._mount_again(row, _live_key(row), mount, self.live_has_ended)
             if made is not None:
-                return Made(made, again=True)
+                return Made(made, self._device_of(made), again=True)
             self.end_live(row)
         made = self._mount_anew(row, _live_key(row), mount, self._engine.serve)
         self._live.add(row.id)
-        return Made(made)
+        return Made(made, self._device_of(made))
+
+    def _device_of(self, mount: int) -> str:
+        try:
+            with failing("a mount cannot be looked at"):
+                return "{}:{}".format(*self._system.device_of(mount))
+        except AtlasError:
+            os.close(mount)
+            raise
 
     def _mount_twin(self, row: DatasetRow) -> int:
         mount = self._system.mount_twin
@@ -155,7 +164,7 @@ class FrontMaker:
         with failing(f"the {kind} image of {row.name} cannot be mounted", errors.CANNOT_MOUNT):
             made = self._engine.mount_image(row.id, kind, twin)
         device = "{}:{}".format(*made["device"])
-        return Made(made["mount"], superblock=made["superblock"], device=device)
+        return Made(made["mount"], device, superblock=made["superblock"])
 
     def _mount_again(
         self,

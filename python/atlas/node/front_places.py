@@ -45,7 +45,6 @@ class FrontPlaces:
     def show(
         self,
         row: DatasetRow,
-        fronts: list[FrontRow],
         present: FrontRow | None,
         front: FrontRow,
         mount: int,
@@ -53,11 +52,7 @@ class FrontPlaces:
         broken: bool,
     ) -> None:
         own_path = self._mounting.own_path(row.name)
-        entries = self._mounting.entries(row.id)
-        # The new one's device is not known yet: nothing here is of it, unless it is there again.
-        others = [old for old in fronts if old.number != front.number or old.device is not None]
-        self.observe(row, others, entries)
-        own = shown_at(entries).get(own_path)
+        own = shown_at(self._mounting.entries(row.id)).get(own_path)
         spare = None
         if own is not None and present is not None and not broken and self._can_slip():
             spare = self._mounting.clone(own)
@@ -67,7 +62,7 @@ class FrontPlaces:
             else:
                 self._put(own, mount)
             self._database.set_attached(front, time.time(), reason)
-            self.settle(row, fronts, strict=not broken)
+            self.settle(row, strict=not broken)
         except Exception:
             if own is not None and present is not None and not broken:
                 self._put_back(row, present, own, spare)
@@ -86,21 +81,19 @@ class FrontPlaces:
                     self._mounting.attach_beneath(spare, own)
                 self._mounting.unmount(own, detach=True)
             self._database.set_attached(present, present.since, present.reason)
-            self.settle(row, self._database.fronts(row.id), strict=False)
+            self.settle(row, strict=False)
         except AtlasError as error:
             self._registry.entry(row.id).front.unsettled = True
             logger.warning("data set %s: a swap is not undone: %s", row.name, error)
 
-    def settle(self, row: DatasetRow, fronts: list[FrontRow], strict: bool) -> None:
+    def settle(self, row: DatasetRow, strict: bool) -> None:
         """All paths of the data set show what the node's own does. A mount that was moved or
         covered by somebody keeps its front. Raises AtlasError with `strict`, where a path cannot
         be changed."""
         state = self._registry.entry(row.id).front
         # Until it is done: whatever fails below, another look is needed.
         state.unsettled, settled = True, True
-        entries = self._mounting.entries(row.id)
-        fronts = self.observe(row, fronts, entries)
-        shown = shown_at(entries)
+        shown = shown_at(self._mounting.entries(row.id))
         own = shown.get(self._mounting.own_path(row.name))
         for mount in self._database.mounts(row.id):
             entry = shown.get(mount.path)
@@ -120,7 +113,6 @@ class FrontPlaces:
                 self._events.record(
                     row.id, "Warning", "FrontKept", f"{mount.given} shows an earlier front: {error}"
                 )
-        self.observe(row, fronts, self._mounting.entries(row.id))
         state.unsettled = not settled
 
     def _put(self, entry: Entry, mount: int) -> None:
@@ -165,29 +157,13 @@ class FrontPlaces:
             entries = self._mounting.entries(row.id)
         own = shown_at(entries).get(self._mounting.own_path(row.name))
         front = None if own is None else front_of(own, fronts)
+        if own is not None and front is not None and front.device is None:
+            self._database.set_device(front, own.device)
+            front = replace(front, device=own.device)
         if front is not None and not front.attached:
             self._database.set_attached(front, front.since, front.reason)
             front = replace(front, attached=True)
         return front
-
-    def observe(
-        self, row: DatasetRow, fronts: list[FrontRow], entries: list[Entry]
-    ) -> list[FrontRow]:
-        own_path = self._mounting.own_path(row.name)
-        live = [entry for entry in entries if entry.type == LIVE]
-        # A live front's device is known from its first mount; the newest is at the node's own path.
-        newest = min(live, key=lambda entry: entry.path != own_path, default=None)
-        observed = []
-        for front in fronts:
-            device = front.device
-            if front.kind == "live" and newest is not None and device is None:
-                device = newest.device
-            ids = {entry.id for entry in entries if entry.device == device} | set(front.mounts)
-            seen = replace(front, device=device, mounts=tuple(sorted(ids)))
-            if seen != front:
-                self._database.set_seen(seen)
-            observed.append(seen)
-        return observed
 
     def _can_slip(self) -> bool:
         return self._capabilities.has("swap")

@@ -9,13 +9,16 @@ it; after a kill in between, the mount table says which front that is.
 Where the kernel cannot attach beneath, the new front covers the old one, and stays on top of it.
 """
 
+import errno
 import logging
 import os
+import secrets
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from atlas.api import errors
+from atlas.api.environment import Home
 from atlas.api.errors import AtlasError
 from atlas.api.models import FrontKind
 from atlas.node.capabilities import Capabilities
@@ -36,6 +39,8 @@ logger = logging.getLogger("atlas.node.fronts")
 
 LONGEST_WAIT_SECONDS: Final = 60.0
 """Between two attempts at a swap that fails again and again; the first is repeated after 1 s."""
+END_SECONDS: Final = 1.0
+"""Within which the kernel has let go of a front that nobody uses."""
 BROKEN_WAIT_SECONDS: Final = 2.0
 """The same where the present front does not serve: readers get errors meanwhile."""
 
@@ -45,6 +50,7 @@ class Fronts:
 
     def __init__(
         self,
+        home: Home,
         system: System,
         engine: Engine,
         database: Database,
@@ -56,8 +62,8 @@ class Fronts:
         capabilities: Capabilities,
         settings: Settings,
         boot: str,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._home = home
         self._system = system
         self._engine = engine
         self._database = database
@@ -69,7 +75,6 @@ class Fronts:
         self._capabilities = capabilities
         self._settings = settings
         self._boot = boot
-        self._clock = clock
 
     def begin(self, row: DatasetRow) -> None:
         """Shows a new data set: live, which every state of it can be. Raises AtlasError; what was
@@ -84,11 +89,17 @@ class Fronts:
             if front.kind == "sealed" and front.superblock and self._exists(front)
         ]
 
-    def restore(self, row: DatasetRow, lost: bool) -> None:
+    def has_mapped(self, row: DatasetRow) -> bool:
+        """Whether an earlier node has left a front that rests on the image."""
+        return any(front.superblock is not None for front in self._database.fronts(row.id))
+
+    def restore(self, row: DatasetRow) -> None:
         """Goes on with the fronts of an earlier node. What nobody can serve any more is replaced;
-        with `lost`, where the engine has begun with new tables, everything is. A data set without a
+        where the engine has begun with new tables meanwhile, everything is. A data set without a
         name (`releasing`) is served for those who use it, and shown nowhere. Raises AtlasError.
         """
+        instance = self._instance(row)
+        lost = any(front.instance not in ("", instance) for front in self._database.fronts(row.id))
         fronts = self._take_over(row, lost)
         if row.phase == "releasing":
             self._mounting.detach_all(row.id)
@@ -103,17 +114,17 @@ class Fronts:
             self._replace_broken(row, fronts, why)
         else:
             self._state(row).reason = present.reason
-            self._places.settle(row, fronts, strict=False)
+            self._places.settle(row, strict=False)
 
     def advance(self, row: DatasetRow) -> None:
         """One look: drops what has ended, and swaps where another front is wanted. What fails is an
         event, and tried again later."""
-        state, now = self._state(row), self._clock()
+        state, now = self._state(row), time.monotonic()
         try:
             fronts = self._collect(row)
             present = _attached(fronts)
             status = self._status(row)
-            kind, reason = choose(self._situation(row, status, resting=now < state.next_seal))
+            kind, reason = choose(self._situation(row, present, status))
             broken = self._trouble(row, present, status)
             if broken is not None and not state.broken:
                 state.next_attempt, state.failures = 0.0, 0
@@ -121,7 +132,7 @@ class Fronts:
             if present is not None and broken is None and present.kind == kind:
                 state.reason = reason
                 if state.unsettled and now >= state.next_settling:
-                    self._places.settle(row, fronts, strict=False)
+                    self._places.settle(row, strict=False)
             elif now >= state.next_attempt and (broken is not None or now >= state.next_swap):
                 self._change(row, fronts, kind, reason, broken)
             elif now < state.next_swap:
@@ -146,16 +157,22 @@ class Fronts:
         for entry in shown.values():
             front = front_of(entry, fronts)
             if front is not None and front.attached:
-                self._places.attach_copy(row, entry)
-                break
-        else:
-            self._replace_broken(row, fronts, None)
+                # Covered by another mount, it cannot be copied.
+                with suppress(AtlasError):
+                    self._places.attach_copy(row, entry)
+                    return True
+        self._replace_broken(row, fronts, None)
         return True
 
-    def observe(self, row: DatasetRow) -> None:
-        """Remembers the mounts that there are of each front: once detached, one can be told from
-        others by its id only."""
-        self._places.observe(row, self._database.fronts(row.id), self._mounting.entries(row.id))
+    def left_in_use(self, row: DatasetRow) -> bool:
+        """Whether somebody uses a front that is mounted nowhere: it would have ended else."""
+        deadline = time.monotonic() + END_SECONDS
+        mounted = {entry.device for entry in self._mounting.entries(row.id)}
+        while any(front.device not in mounted for front in self._collect(row) if front.device):
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(0.01)
+        return False
 
     def end(self, row: DatasetRow) -> None:
         """All sessions end with the engine's data set, which is being closed."""
@@ -195,15 +212,42 @@ class Fronts:
         if "live" not in kinds or lost or not self._maker.take_over_live(row):
             self._maker.end_live(row)
             fronts = self._remove(fronts, "live")
-        if "lazy" not in kinds or lost or not self._maker.take_over_twin(row):
+        if "lazy" not in kinds or lost or not self._take_over_twin(row):
             self._maker.end_twin(row)
             fronts = self._remove(fronts, "lazy")
         return fronts
 
+    def _take_over_twin(self, row: DatasetRow) -> bool:
+        try:
+            return self._maker.take_over_twin(row)
+        except AtlasError as error:
+            # The image may be lost. The other fronts do not depend on it.
+            logger.warning("data set %s: its lazy front is lost: %s", row.name, error)
+            return False
+
+    def _instance(self, row: DatasetRow) -> str:
+        """Names the tables that the engine has open: it lies among them, and is lost with them."""
+        path = self._home.datasets / row.id / "instance"
+        try:
+            if path.exists():
+                return path.read_text()
+            instance = secrets.token_hex(8)
+            new = path.with_suffix(".new")
+            new.write_text(instance)
+            new.rename(path)
+        except OSError as error:
+            raise AtlasError(
+                errors.NO_SPACE if error.errno == errno.ENOSPC else errors.INPUT_OUTPUT,
+                f"data set {row.name} cannot be shown",
+                f"its state cannot be written: {error}",
+            ) from error
+        return instance
+
     def _collect(self, row: DatasetRow) -> list[FrontRow]:
         """The fronts that there still are; sessions that have ended make room for others."""
         fronts = self._collect_superblocks(self._database.fronts(row.id))
-        if self._maker.serves_live(row) and self._maker.live_has_ended(row):
+        live = any(front.kind == "live" for front in fronts)
+        if live and self._maker.live_has_ended(row):
             self._maker.end_live(row)
             fronts = self._remove(fronts, "live")
         lazy = any(front.kind == "lazy" for front in fronts)
@@ -237,10 +281,11 @@ class Fronts:
             return self._engine.status(row.id)
 
     def _situation(
-        self, row: DatasetRow, status: "_native.DatasetStatus", resting: bool
+        self, row: DatasetRow, present: FrontRow | None, status: "_native.DatasetStatus"
     ) -> Situation:
         return Situation(
             setting=row.spec.front,
+            present=None if present is None else present.kind,
             capabilities=self._capabilities.all(),
             scan=status["scan"]["state"],
             scan_error=status["scan"]["error"],
@@ -248,7 +293,8 @@ class Fronts:
             image_error=status["image"]["error"],
             sealable=status["sealable"],
             unsealed_reason=status["unsealed_reason"],
-            resting=resting,
+            sealed_trouble=status["sealed_trouble"],
+            resting=time.monotonic() < self._state(row).next_seal,
         )
 
     def _trouble(
@@ -261,9 +307,7 @@ class Fronts:
             return "its connection has ended"
         if present.kind == "lazy" and self._maker.twin_has_ended(row):
             return "its connection has ended"
-        if present.kind == "sealed" and not status["sealable"]:
-            return status["unsealed_reason"]
-        return None
+        return status["sealed_trouble"] if present.kind == "sealed" else None
 
     def _change(
         self,
@@ -290,11 +334,9 @@ class Fronts:
         """The best front that can be had now, in the place of one that serves no more; why it does
         not (None: nobody is told)."""
         present = _attached(fronts)
-        state, now = self._state(row), self._clock()
-        if present is not None and present.kind == "sealed":
-            state.next_seal = now + self._settings.reseal_rest
-        status = self._status(row)
-        kind, reason = choose(self._situation(row, status, resting=now < state.next_seal))
+        if present is not None and present.kind == "sealed" and broken is not None:
+            self._state(row).next_seal = time.monotonic() + self._settings.reseal_rest
+        kind, reason = choose(self._situation(row, None, self._status(row)))
         try:
             self._swap(row, fronts, present, kind, reason, broken=True)
         except AtlasError as error:
@@ -319,7 +361,7 @@ class Fronts:
         state.failures = 0
         if why is None:
             return
-        state.next_swap = self._clock() + self._settings.swap_rest
+        state.next_swap = time.monotonic() + self._settings.swap_rest
         old = "none" if before is None else before.kind
         self._events.record(
             row.id, "Warning" if broken else "Normal", "FrontChanged", f"{old} -> {kind}: {why}"
@@ -330,8 +372,8 @@ class Fronts:
         longest = BROKEN_WAIT_SECONDS if state.broken else LONGEST_WAIT_SECONDS
         wait = min(longest, 2.0 ** min(state.failures, 10))
         state.failures += 1
-        state.next_attempt = self._clock() + wait
-        state.reason = f"another front failed: {error}"
+        state.next_attempt = time.monotonic() + wait
+        state.reason = f"another front cannot be had: {error}"
         self._events.record(row.id, "Warning", "FrontFailed", str(error))
 
     def _swap(
@@ -354,11 +396,18 @@ class Fronts:
                     fronts = self._remove(fronts, "live")
                 front = self._database.add_front(
                     FrontRow(
-                        row.id, kind, made.superblock, made.device, self._boot, time.time(), reason
+                        row.id,
+                        kind,
+                        made.superblock,
+                        made.device,
+                        self._boot,
+                        self._instance(row),
+                        time.time(),
+                        reason,
                     )
                 )
                 fronts = [*fronts, front]
-            self._places.show(row, fronts, present, front, made.mount, reason, broken)
+            self._places.show(row, present, front, made.mount, reason, broken)
         finally:
             os.close(made.mount)
 

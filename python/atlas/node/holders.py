@@ -6,11 +6,11 @@ numbers and the targets of /proc links come from the kernel's own memory.
 
 import os
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from atlas import _native
 from atlas.api.models import Holder
 from atlas.api.units import printable
 
@@ -18,38 +18,49 @@ _COMMAND_LENGTH: Final = 120
 _MOUNT_ID: Final = re.compile(rb"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 
-@dataclass(slots=True)
-class Targets:
-    """What to look for: mounts by id, and their file system by device ("MAJOR:MINOR").
+def find_by_device(
+    devices: Collection[str], viewer_uid: int, ignore: Collection[int] = ()
+) -> dict[str, list[Holder]]:
+    """Processes that use these file systems ("MAJOR:MINOR"), for each by pid, through whatever
+    mount, in whatever mount namespace. `viewer_uid` decides whose arguments are shown: a user sees
+    those of the own processes, root all; of others only the program's name."""
+    found: dict[str, dict[int, str]] = {device: {} for device in devices}
+    namespaces = {_link("/proc/self/ns/mnt")}
+    for pid in _processes(ignore):
+        for device, use in _uses_of_devices(pid, found):
+            found[device].setdefault(pid, use)
+        namespace = _link(f"/proc/{pid}/ns/mnt")
+        if namespace and namespace not in namespaces:
+            namespaces.add(namespace)
+            for device in _kept_in_namespace(pid):
+                if device in found:
+                    found[device].setdefault(pid, "mounted in its mount namespace")
+    return {device: _holders(uses, viewer_uid) for device, uses in found.items()}
 
-    With `whole` any use of the device counts, also in other mount namespaces; without, only that
-    of the mounts named: of one mount among several. An id that was remembered may have become that
-    of another mount: those found in a mount table with another device are left out.
-    """
 
-    mount_ids: set[int]
-    device: str
-    whole: bool
-    _seen_namespaces: set[str] = field(default_factory=set)
-
-
-def find(targets: Targets, viewer_uid: int, ignore: Collection[int] = ()) -> list[Holder]:
-    """Processes that keep the mounts busy, by pid. `viewer_uid` decides whose arguments are shown:
-    a user sees those of the own processes, root all; of others only the program's name."""
-    holders: list[Holder] = []
-    targets._seen_namespaces.add(_link("/proc/self/ns/mnt"))
-    _leave_out_others(_mount_table("self"), targets)
-    processes = sorted(
-        int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) not in ignore
-    )
-    if targets.whole:
-        for pid in processes:
-            holders.extend(_in_other_namespace(pid, targets, viewer_uid))
-    for pid in processes:
-        use = next(_uses(pid, targets), None)
+def find_by_mount(
+    mounts: Mapping[int, str], viewer_uid: int, ignore: Collection[int] = ()
+) -> list[Holder]:
+    """Processes that use these mounts (the device of each by its id), and not others of the same
+    file systems; otherwise as `find_by_device`."""
+    found: dict[int, str] = {}
+    for pid in _processes(ignore):
+        use = next(_uses_of_mounts(pid, mounts), None)
         if use is not None:
-            holders.append(Holder(pid=pid, command=command_of(pid, viewer_uid), use=use))
-    return sorted(holders, key=lambda holder: holder.pid)
+            found[pid] = use
+    return _holders(found, viewer_uid)
+
+
+def _processes(ignore: Collection[int]) -> list[int]:
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return sorted(pid for pid in pids if pid not in ignore)
+
+
+def _holders(uses: dict[int, str], viewer_uid: int) -> list[Holder]:
+    return [
+        Holder(pid=pid, command=command_of(pid, viewer_uid), use=use)
+        for pid, use in sorted(uses.items())
+    ]
 
 
 def command_of(pid: int, viewer_uid: int) -> str:
@@ -66,73 +77,65 @@ def command_of(pid: int, viewer_uid: int) -> str:
         return ""
 
 
-def _uses(pid: int, targets: Targets) -> Iterator[str]:
-    """How a process uses the mounts. One that ends meanwhile uses nothing."""
+def _links(pid: int) -> Iterator[tuple[str, str]]:
+    """What a process holds open: links of /proc, with their use. One that ends meanwhile holds
+    nothing."""
     for name, use in (("cwd", "working folder"), ("root", "root folder")):
-        if _mount_id_behind(f"/proc/{pid}/{name}") in targets.mount_ids:
-            yield use
+        yield f"/proc/{pid}/{name}", use
     try:
-        descriptors = os.listdir(f"/proc/{pid}/fdinfo")
+        descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return
     for descriptor in descriptors:
-        if _mount_id_in(f"/proc/{pid}/fdinfo/{descriptor}") in targets.mount_ids:
-            yield "open file"
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_bytes()
-    except OSError:
-        return
-    major, minor = map(int, targets.device.split(":"))
-    wanted = b" %02x:%02x " % (major, minor)
-    for line in maps.splitlines():
-        if wanted in line and (targets.whole or _is_mapped_from(pid, line, targets)):
+        yield f"/proc/{pid}/fd/{descriptor}", "open file"
+
+
+def _uses_of_devices(pid: int, devices: Collection[str]) -> Iterator[tuple[str, str]]:
+    for link, use in _links(pid):
+        device = _native.device_behind(link)
+        if device is not None and (name := "{}:{}".format(*device)) in devices:
+            yield name, use
+    for device_name, _ in _mappings(pid):
+        if device_name in devices:
+            yield device_name, "mapped file"
+
+
+def _uses_of_mounts(pid: int, mounts: Mapping[int, str]) -> Iterator[str]:
+    for link, use in _links(pid):
+        if _mount_id_behind(link) in mounts:
+            yield use
+    devices = set(mounts.values())
+    for device, addresses in _mappings(pid):
+        # Of a mapping, which may be all that is left of a descriptor, the device comes for less.
+        if device in devices and _mount_id_behind(f"/proc/{pid}/map_files/{addresses}") in mounts:
             yield "mapped file"
 
 
-def _is_mapped_from(pid: int, line: bytes, targets: Targets) -> bool:
-    addresses = line.split(b" ", 1)[0].decode("ascii")
-    return _mount_id_behind(f"/proc/{pid}/map_files/{addresses}") in targets.mount_ids
-
-
-def _in_other_namespace(pid: int, targets: Targets, viewer_uid: int) -> Iterator[Holder]:
-    """The mounts as another mount namespace has them, looked at once per namespace.
-
-    One that follows ours (shared or slave) lets go when we do, and is no holder; but its
-    processes' open files are, so the ids of its mounts join those to look for.
-    """
-    namespace = _link(f"/proc/{pid}/ns/mnt")
-    if not namespace or namespace in targets._seen_namespaces:
+def _mappings(pid: int) -> Iterator[tuple[str, str]]:
+    """The device and the addresses of each mapped file (proc(5), maps)."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
+    except OSError:
         return
-    targets._seen_namespaces.add(namespace)
-    table = _mount_table(str(pid))
-    _leave_out_others(table, targets)
-    for fields in table:
-        if fields[2].decode("ascii") != targets.device:
-            continue
-        targets.mount_ids.add(int(fields[0]))
+    for line in lines:
+        addresses, _, _, device, _ = line.split(None, 4)
+        if device != b"00:00":
+            major, minor = (int(part, 16) for part in device.split(b":"))
+            yield f"{major}:{minor}", addresses.decode("ascii")
+
+
+def _kept_in_namespace(pid: int) -> Iterator[str]:
+    """The devices of the mounts that only the process's own mount namespace can let go of: one that
+    follows ours (shared or slave) does when we do."""
+    try:
+        lines = Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split(b" ")
         options = fields[6 : fields.index(b"-")]
         if not any(option.startswith((b"shared:", b"master:")) for option in options):
-            yield Holder(
-                pid=pid,
-                command=command_of(pid, viewer_uid),
-                use="mounted in its mount namespace",
-            )
-            return
-
-
-def _mount_table(process: str) -> list[list[bytes]]:
-    """The fields of each line (proc(5), mountinfo); none for a process that has ended."""
-    try:
-        lines = Path(f"/proc/{process}/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return []
-    return [fields for line in lines if len(fields := line.split(b" ")) >= 7]
-
-
-def _leave_out_others(table: list[list[bytes]], targets: Targets) -> None:
-    targets.mount_ids.difference_update(
-        int(fields[0]) for fields in table if fields[2].decode("ascii") != targets.device
-    )
+            yield fields[2].decode("ascii")
 
 
 def _mount_id_behind(link: str) -> int:

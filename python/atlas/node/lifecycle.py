@@ -168,7 +168,7 @@ class Lifecycle:
         # With new tables, made by the engine where it found none, no front can go on.
         with failing(f"data set {row.name} cannot be opened"):
             self._engine.open(self._settings(row))
-        self._fronts.restore(row, self._events.has_lost_cache(row.id))
+        self._fronts.restore(row)
         if row.phase != "releasing":
             self._reattach(row)
 
@@ -265,7 +265,9 @@ class Lifecycle:
             "exclude": row.spec.exclude,
             "label": self._mounting.source_of(row.name, row.id),
             # Whatever the setting, which may change while the data set is open.
-            "mapped": self._capabilities.has("lazy") or self._capabilities.has("sealed"),
+            "mapped": self._capabilities.has("lazy")
+            or self._capabilities.has("sealed")
+            or self._fronts.has_mapped(row),
             "seal": self._capabilities.has("sealed"),
             "held": self._fronts.held(row),
             "scrub_period_seconds": self._node_settings.scrub_period,

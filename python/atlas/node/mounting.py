@@ -104,11 +104,17 @@ class Mounting:
             ]
 
     def open_own(self, name: str) -> int:
-        """The folder of the node's own mount, made where it is absent."""
+        """The folder of the node's own mount, made where it is absent. Raises AtlasError."""
         path = self._home.mounts / name
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o755)
-        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o755)
+            return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            shown = printable(str(path))
+            raise AtlasError(
+                errors.CANNOT_MOUNT, f"the mount folder {shown} is not fit", str(error)
+            ) from error
 
     def remove_own(self, name: str) -> None:
         """The empty folder that is left after the node's own mount has gone; it may have been

@@ -108,8 +108,10 @@ class Recovery:
             with self._registry.hold(row.name):
                 self._serve_or_finish(row)
         except Exception:
-            # The other data sets' restores do not depend on it.
+            # The other data sets' restores do not depend on it; this one is tried again.
             logger.exception("data set %s cannot be restored", row.name)
+            entry = self._registry.entry(row.id)
+            entry.state, entry.next_attempt = "failed", time.monotonic() + RETRY_SECONDS
 
     def _serve_or_finish(self, row: DatasetRow) -> None:
         """The lock of the data set's name is held."""
@@ -171,9 +173,14 @@ class Recovery:
                     if self._ending.is_set():
                         return
                     own = self._mounting.own_path(row.name)
-                    self._keep_one(row, heal=mounted is not None and own not in mounted)
-                    if row.phase == "present" and rounds % ORIGIN_ROUNDS == 0:
-                        self._begin_origin_look(row)
+                    try:
+                        self._keep_one(row, heal=mounted is not None and own not in mounted)
+                        if row.phase == "present" and rounds % ORIGIN_ROUNDS == 0:
+                            self._begin_origin_look(row)
+                    except Exception:
+                        if not self._ending.is_set():
+                            # The others must be kept all the same.
+                            logger.exception("data set %s cannot be looked after", row.name)
             except Exception:
                 # A thread that must not end while the node lives.
                 logger.exception("housekeeping failed")
@@ -190,8 +197,9 @@ class Recovery:
                     # Not here: what hangs must not stop the housekeeping of the others.
                     entry.next_attempt = time.monotonic() + RETRY_SECONDS
                     self._pool.submit(self._restore_one, current)
-            elif current.phase == "releasing":
-                self._release(current)
+            elif current.phase == "releasing" and not entry.front.advancing:
+                entry.front.advancing = True
+                self._pool.submit(self._release_later, current)
             elif entry.state == "serving" and not entry.front.advancing:
                 entry.front.advancing = True
                 self._front_pool.submit(self._advance, current, heal)
@@ -216,6 +224,18 @@ class Recovery:
         finally:
             entry.front.advancing = False
 
+    def _release_later(self, row: DatasetRow) -> None:
+        entry = self._registry.entry(row.id)
+        try:
+            with self._registry.try_hold(row.name) as held:
+                current = self._database.dataset(row.id) if held else None
+                if current is not None and current.phase == "releasing":
+                    self._release(current)
+        except Exception:
+            logger.exception("data set %s cannot be released", row.name)
+        finally:
+            entry.front.advancing = False
+
     def _release(self, row: DatasetRow) -> None:
         try:
             if self._lifecycle.release(row):
@@ -230,7 +250,6 @@ class Recovery:
     def _heal(self, row: DatasetRow) -> None:
         try:
             self._fronts.heal(row)
-            self._fronts.observe(row)
         except AtlasError as error:
             entry = self._registry.entry(row.id)
             entry.state, entry.failure = "failed", error

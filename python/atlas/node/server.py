@@ -121,7 +121,9 @@ class Api:
         return 200, models.DatasetList(items=self._application.datasets.visible(call.caller))
 
     def _dataset(self, call: Call) -> Answer:
-        return 200, self._application.datasets.get(call.caller, call.part("name"))
+        return 200, self._application.datasets.get(
+            call.caller, call.part("name"), call.flag("users")
+        )
 
     def _create(self, call: Call) -> Answer:
         wanted = models.decode(call.body, models.Dataset, "the data set")

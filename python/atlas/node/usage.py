@@ -4,7 +4,7 @@ import os
 
 from atlas.api.models import Holder
 from atlas.node.database import Database, DatasetRow
-from atlas.node.holders import Targets, find
+from atlas.node.holders import find_by_device, find_by_mount
 from atlas.node.mounting import Entry, Mounting
 
 
@@ -18,35 +18,19 @@ class Usage:
     def holders(self, row: DatasetRow, viewer_uid: int) -> list[Holder]:
         """Processes that use any front of a data set, by pid; each once."""
         found: dict[int, Holder] = {}
-        for device_holders in self.by_device(row, viewer_uid).values():
-            for holder in device_holders:
+        for holders in self.by_device(row, viewer_uid).values():
+            for holder in holders:
                 found.setdefault(holder.pid, holder)
         return sorted(found.values(), key=lambda holder: holder.pid)
 
     def by_device(self, row: DatasetRow, viewer_uid: int) -> dict[str, list[Holder]]:
         """The same for each of its file systems. `viewer_uid`: see atlas.node.holders."""
-        mounts: dict[str, set[int]] = {}
-        for front in self._database.fronts(row.id):
-            if front.device is not None:
-                mounts.setdefault(front.device, set()).update(front.mounts)
-        for entry in self._mounting.entries(row.id):
-            mounts.setdefault(entry.device, set()).add(entry.id)
-        return {
-            device: _find(ids, device, True, viewer_uid) for device, ids in sorted(mounts.items())
-        }
+        devices = {front.device for front in self._database.fronts(row.id) if front.device}
+        devices |= {entry.device for entry in self._mounting.entries(row.id)}
+        return find_by_device(devices, viewer_uid, ignore={os.getpid()})
 
 
 def holders_of(entries: list[Entry], viewer_uid: int) -> list[Holder]:
     """Processes that use one of these mounts; not those of others of the same file systems."""
-    mounts: dict[str, set[int]] = {}
-    for entry in entries:
-        mounts.setdefault(entry.device, set()).add(entry.id)
-    return [
-        holder
-        for device, ids in sorted(mounts.items())
-        for holder in _find(ids, device, False, viewer_uid)
-    ]
-
-
-def _find(ids: set[int], device: str, whole: bool, viewer_uid: int) -> list[Holder]:
-    return find(Targets(ids, device, whole), viewer_uid, ignore={os.getpid()})
+    mounts = {entry.id: entry.device for entry in entries}
+    return find_by_mount(mounts, viewer_uid, ignore={os.getpid()}) if mounts else []

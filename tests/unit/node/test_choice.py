@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from atlas.node.capabilities import AVAILABLE
-from atlas.node.choice import RESTING, Situation, choose
+from atlas.node.choice import RESTING, WHOLE, Situation, choose
 
 ALL = dict.fromkeys(("live", "lazy", "sealed", "swap", "resend"), AVAILABLE)
 
@@ -15,6 +15,7 @@ def situation(**changes: Any) -> Situation:
     """Everything is cached and verified on a machine that can do all, but for the changes."""
     values: dict[str, Any] = {
         "setting": "auto",
+        "present": "lazy",
         "capabilities": ALL,
         "scan": "Complete",
         "scan_error": None,
@@ -22,6 +23,7 @@ def situation(**changes: Any) -> Situation:
         "image_error": None,
         "sealable": True,
         "unsealed_reason": "",
+        "sealed_trouble": None,
     }
     return Situation(**{**values, **changes})
 
@@ -33,8 +35,8 @@ def without(*names: str) -> Mapping[str, str]:
 @pytest.mark.parametrize(
     ("changes", "front", "reason"),
     [
-        ({}, "sealed", "everything is cached and verified"),
-        ({"setting": "sealed"}, "sealed", "everything is cached and verified"),
+        ({}, "sealed", WHOLE),
+        ({"setting": "sealed"}, "sealed", WHOLE),
         ({"setting": "lazy"}, "lazy", "as the data set's setting says"),
         ({"setting": "live"}, "live", "as the data set's setting says"),
         (
@@ -48,6 +50,28 @@ def without(*names: str) -> Mapping[str, str]:
             "not sealed: 2 files are not cached",
         ),
         ({"resting": True}, "lazy", RESTING),
+        ({"present": "sealed", "resting": True}, "sealed", WHOLE),
+        (
+            {"present": "sealed", "sealable": False, "unsealed_reason": "being verified"},
+            "sealed",
+            "as it was: being verified",
+        ),
+        (
+            {
+                "present": "sealed",
+                "image": "None",
+                "sealable": False,
+                "unsealed_reason": "no image",
+            },
+            "sealed",
+            "as it was: no image",
+        ),
+        (
+            {"present": "sealed", "sealable": False, "sealed_trouble": "the tier fails"},
+            "lazy",
+            "not sealed: the tier fails",
+        ),
+        ({"present": "sealed", "setting": "lazy"}, "lazy", "as the data set's setting says"),
         (
             {"image": "None", "scan": "Running", "sealable": False},
             "live",
@@ -67,14 +91,14 @@ def without(*names: str) -> Mapping[str, str]:
         (
             {"capabilities": without("lazy", "sealed")},
             "live",
-            "this machine has no mapped front: no lazy here",
+            "this machine has no sealed front: no lazy here; lazy: no lazy here",
         ),
         (
             {"capabilities": without("sealed")},
             "lazy",
             "this machine has no sealed front: no sealed here",
         ),
-        ({"capabilities": without("lazy")}, "sealed", "everything is cached and verified"),
+        ({"capabilities": without("lazy")}, "sealed", WHOLE),
         (
             {"capabilities": without("lazy"), "sealable": False, "unsealed_reason": "cold"},
             "live",
@@ -83,7 +107,7 @@ def without(*names: str) -> Mapping[str, str]:
         (
             {"capabilities": without("lazy"), "setting": "lazy"},
             "live",
-            "this machine has no mapped front: no lazy here",
+            "not sealed: the data set's setting excludes it; lazy: no lazy here",
         ),
     ],
 )

@@ -18,7 +18,14 @@ from unit.node.world import ROOT, World, wanted
 SETTINGS = Settings(memory_bytes=1 << 30, user_bytes=1 << 29, swap_rest=0.0, reseal_rest=0.0)
 IMAGE = {"state": "Ready", "bytes": 4096, "seconds": 0.1, "error": None}
 SCANNED: dict[str, Any] = {"image": IMAGE}
-CACHED: dict[str, Any] = {"image": IMAGE, "sealable": True, "unsealed_reason": ""}
+CACHED: dict[str, Any] = {
+    "image": IMAGE,
+    "sealable": True,
+    "unsealed_reason": "",
+    "sealed_trouble": None,
+}
+VERIFIED_AGAIN = {**CACHED, "sealable": False, "unsealed_reason": "being verified"}
+"""As another process finds it."""
 MOST_STEPS = 200
 
 
@@ -154,11 +161,67 @@ def test_a_seal_that_breaks_is_left_at_once(world: World) -> None:
     node = world.node(settings)
     row = begin(world, node)
     assert advance(world, node, CACHED) == "sealed"
-    broken = {"image": IMAGE, "sealable": False, "unsealed_reason": "an extent is damaged"}
+    broken = {**SCANNED, "sealed_trouble": "an extent is damaged"}
     assert advance(world, node, broken) == "lazy"
     assert advance(world, node, CACHED) == "lazy"
     assert events(node, row)[-1] == "sealed -> lazy: an extent is damaged"
     node.database.close()
+
+
+def test_the_next_node_keeps_a_sealed_front(world: World, node: Application) -> None:
+    """It verifies everything once more; what was verified before stays as it is meanwhile."""
+    begin(world, node)
+    advance(world, node, CACHED)
+    before = [entry["superblock"] for entry in world.mounted]
+    node.database.close()
+    world.status = VERIFIED_AGAIN
+    second = world.node(SETTINGS)
+    row = second.database.datasets()[0]
+    second._lifecycle.bring_up(row)
+    second._registry.entry(row.id).state = "serving"
+    for status in (VERIFIED_AGAIN, CACHED):
+        assert advance(world, second, status) == "sealed"
+    assert [entry["superblock"] for entry in world.mounted] == before
+    assert advance(world, second, SCANNED) == "lazy"
+    second.database.close()
+
+
+def test_a_lost_image_costs_the_lazy_front_alone(world: World, node: Application) -> None:
+    row = begin(world, node)
+    live = world.mounted[0]["superblock"]
+    world.held.add(live)
+    advance(world, node, SCANNED)
+    node.database.close()
+    world.status = {}
+    second = world.node(SETTINGS)
+    second._lifecycle.bring_up(row)
+    second._registry.entry(row.id).state = "serving"
+    assert front_of(world, second) == "live"
+    engine: Any = second._engine
+    assert engine.served[row.id] == live, "its users are served on"
+    second.database.close()
+
+
+def test_a_kill_after_new_tables_does_not_hide_that_they_are_new(
+    world: World, node: Application
+) -> None:
+    """The engine begins anew where it finds no tables; then the next one finds some."""
+    row = begin(world, node)
+    advance(world, node, CACHED)
+    before = {entry["superblock"] for entry in world.mounted}
+    node.database.close()
+    (world.home.datasets / row.id / "instance").unlink()
+    killed = world.node(SETTINGS)
+    killed._lifecycle._tiers.reopen(row)
+    killed._engine.open(killed._lifecycle._settings(row))
+    killed.fronts._instance(row)
+    killed.database.close()
+    second = world.node(SETTINGS)
+    second._lifecycle.bring_up(row)
+    second._registry.entry(row.id).state = "serving"
+    front_of(world, second)
+    assert not before & {entry["superblock"] for entry in world.mounted}
+    second.database.close()
 
 
 def test_swaps_are_seldom(world: World) -> None:

@@ -4,13 +4,14 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from atlas.node.holders import Targets, command_of, find, mount_id_of
+from atlas.api.models import Holder
+from atlas.node.holders import command_of, find_by_device, find_by_mount, mount_id_of
 
 HOLD = {
     "open file": "f = open('file')",
@@ -54,14 +55,17 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def targets(folder: Path, whole: bool) -> Targets:
+def find(folder: Path, whole: bool, ignore: Collection[int] = ()) -> list[Holder]:
     descriptor = os.open(folder, os.O_PATH)
     try:
         device = os.fstat(descriptor).st_dev
         mount_id = mount_id_of(descriptor)
     finally:
         os.close(descriptor)
-    return Targets({mount_id}, f"{os.major(device)}:{os.minor(device)}", whole)
+    name = f"{os.major(device)}:{os.minor(device)}"
+    if whole:
+        return find_by_device({name}, os.geteuid(), ignore)[name]
+    return find_by_mount({mount_id: name}, os.geteuid(), ignore)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -70,12 +74,10 @@ def test_every_use_is_found(folder: Path, use: str, whole: bool) -> None:
     if use == "mapped file" and not whole and os.geteuid() != 0:
         pytest.skip("needs root: /proc/PID/map_files")
     with holding(folder, use) as pid:
-        found = {holder.pid: holder for holder in find(targets(folder, whole), os.geteuid())}
+        found = {holder.pid: holder for holder in find(folder, whole)}
         assert found[pid].use == use
-        assert pid not in {
-            holder.pid for holder in find(targets(folder, whole), os.geteuid(), ignore={pid})
-        }
-    assert pid not in {holder.pid for holder in find(targets(folder, whole), os.geteuid())}
+        assert pid not in {holder.pid for holder in find(folder, whole, ignore={pid})}
+    assert pid not in {holder.pid for holder in find(folder, whole)}
 
 
 def test_commands_are_printable_and_arguments_are_the_owner_s(folder: Path) -> None:

@@ -230,6 +230,10 @@ class System:
         assert Path(folder).is_dir()
         return self.world.capabilities
 
+    def device_of(self, descriptor: int) -> tuple[int, int]:
+        device: tuple[int, int] = self.detached[descriptor]["device"]
+        return device
+
     def superblock_exists(self, name: str) -> bool:
         self.world.step()
         return self.world.alive(int(name.removeprefix("erofs-")))
@@ -298,6 +302,8 @@ class Engine:
         self._known(id)
         assert self.superblock_of[fuse], "a session needs a superblock"
         assert id not in self.twins
+        if self.status(id)["image"]["state"] != "Ready":
+            raise NativeError("ATL1004", 2, "there is no image yet")
         self.twins[id] = self.superblock_of[fuse]
 
     def stop_live(self, id: str) -> None:
@@ -354,6 +360,7 @@ class Engine:
             "image": {"state": "None", "bytes": 0, "seconds": 0.0, "error": None},
             "sealable": False,
             "unsealed_reason": "1 file is not cached",
+            "sealed_trouble": "1 file is not cached",
             "twin_requests": {"read": 2},
             "damaged_extents": 0,
             "verified_bytes": 500,
@@ -403,6 +410,7 @@ class Engine:
             **self.world.status,
             "sealable": False,
             "unsealed_reason": "what is cached is being freed",
+            "sealed_trouble": "what is cached is being freed",
         }
         return (0, 500) if sealed else (500, 0)
 

@@ -78,6 +78,13 @@ impl Verification {
         })
     }
 
+    /// What was found damaged since the last pass that found everything sound.
+    pub(super) fn damage(&self, core: &Core) -> Option<String> {
+        let lost = core.lost_extents();
+        let known = self.state.lock().sound_at.unwrap_or(0);
+        (lost > known).then(|| format!("{} extents were damaged", lost - known))
+    }
+
     /// Starts the pass that is due, if any. Everything is cached.
     pub(super) fn tick(
         self: &Arc<Self>,

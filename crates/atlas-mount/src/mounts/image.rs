@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use atlas_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -25,6 +26,9 @@ const SUPERBLOCKS: &str = "/sys/fs/erofs";
 
 /// Whoever mounts an image finds out the name of its superblock by comparing before and after.
 static MOUNTING: Mutex<()> = Mutex::new(());
+
+/// How long one mount waits for another, which a disk that hangs may hold up for ever.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A mounted image that is attached nowhere.
 #[derive(Debug)]
@@ -54,7 +58,13 @@ pub fn mount_image(
     name: &str,
     devices: &[DeviceFile<'_>],
 ) -> Result<ImageMount> {
-    let _mounting = MOUNTING.lock();
+    let Some(_mounting) = MOUNTING.try_lock_for(PATIENCE) else {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            libc::EBUSY,
+            format!("mount image {name}: another one is being mounted and does not come to an end"),
+        ));
+    };
     let before = superblocks();
     let mount = configure(folder, name, devices)?;
     let mut new = superblocks();

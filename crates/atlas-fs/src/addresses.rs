@@ -163,7 +163,8 @@ impl AddressIndex {
             .take_while(move |node| {
                 let go_on = !failed
                     && node.as_ref().map_or(true, |node| {
-                        node.address.is_some_and(|address| address < end)
+                        node.address
+                            .is_some_and(|address| start < end && address < end)
                     });
                 failed |= node.is_err();
                 go_on

@@ -4,8 +4,8 @@
 //! 4096`, whatever stands behind the device when the image is mounted. It is written in two passes
 //! over the namespace, in the order of the node ids, with two buffers and four bytes for each node.
 //!
-//! Layout: superblock and device table; inodes, the root's first, each file's with its one chunk
-//! index; blocks of folders and of long link targets. The same namespace gives the same bytes.
+//! Layout: superblock and device table; inodes, the root's first, each file's with its chunk index
+//! (two or more only above 8 TiB); blocks of folders and of long link targets. The same namespace gives the same bytes.
 
 mod folder;
 mod format;
@@ -22,7 +22,7 @@ use crate::{FolderState, Namespace, Node, NodeId};
 use folder::Folder;
 use format::{
     BLOCK_BYTES, CHUNK_INDEX_BYTES, ChunkIndex, DEVICE_BYTES, DEVICE_TABLE_AT, Device, INODE_BYTES,
-    Inode, Layout, SLOT_BYTES, Superblock,
+    Inode, Layout, MOST_CHUNK_BITS, SLOT_BYTES, Superblock, TARGET_LIMIT_BYTES,
 };
 use region::Region;
 
@@ -51,11 +51,13 @@ const MOST_INODE_SLOTS: u64 = u32::MAX as u64;
 const NOT_THERE: u32 = u32::MAX;
 
 /// Writes the image of a namespace that is scanned completely into an empty file, and syncs it.
+/// The slots are in the order of their addresses, and begin at whole pages.
 ///
 /// # Errors
 /// `Conflict` where a folder is not complete, `Unsupported` where a file has no segment behind it
-/// or the image would be too large for the format, `Corrupt` for damaged tables, else what the
-/// disk says.
+/// or anything is too large for the format (a name of more than 255 bytes, a link target of more
+/// than 4095, more than 128 GiB of inodes, a segment of 16 TiB), `Corrupt` for damaged tables,
+/// else what the disk says.
 ///
 /// Source: `fs/erofs/erofs_fs.h` and `Documentation/filesystems/erofs.rst` of Linux.
 pub fn write_image(namespace: &Namespace, slots: &[Slot], image: &File) -> Result<ImageTotals> {
@@ -79,10 +81,11 @@ pub fn write_image(namespace: &Namespace, slots: &[Slot], image: &File) -> Resul
     })
 }
 
-/// How many devices an image has.
+/// How many devices an image has. Looks at its length and its first block, which is written last;
+/// to compare the rest with a checksum would mean to read all of it.
 ///
 /// # Errors
-/// `Corrupt` for what is no image of ours, or a damaged one.
+/// `Corrupt` for what is no image of ours, or one that is cut off or damaged there.
 pub fn image_devices(image: &File) -> Result<u16> {
     let mut head = vec![0; BLOCK_BYTES];
     match image.read_exact_at(&mut head, 0) {
@@ -126,6 +129,9 @@ impl<'a> Plan<'a> {
     fn new(namespace: &'a Namespace, slots: &'a [Slot]) -> Result<Self> {
         if slots.len() > usize::from(u16::MAX - 1) {
             return Err(too_large("it has too many segments"));
+        }
+        if (slots.iter()).any(|slot| slot.length / PAGE_BYTES > u64::from(u32::MAX)) {
+            return Err(too_large("a segment is too long"));
         }
         let devices_end = DEVICE_TABLE_AT + slots.len() * DEVICE_BYTES;
         let inodes_at = (devices_end.next_multiple_of(BLOCK_BYTES)) as u64;
@@ -176,7 +182,12 @@ impl<'a> Plan<'a> {
     /// Bytes of an inode with what follows it.
     fn inode_bytes(&self, node: &Node, record: &Record<'_>) -> Result<usize> {
         Ok(match node.attributes.kind {
-            Kind::File if node.address.is_some() => INODE_BYTES + CHUNK_INDEX_BYTES,
+            Kind::File if node.address.is_some() => {
+                INODE_BYTES + chunks(node.attributes.size) as usize * CHUNK_INDEX_BYTES
+            }
+            Kind::File if node.attributes.size > 0 => {
+                return Err(damaged("a file has no address"));
+            }
             Kind::Link => {
                 let target = self.target(record)?;
                 if is_inline(target) {
@@ -190,8 +201,13 @@ impl<'a> Plan<'a> {
     }
 
     fn target(&self, record: &Record<'_>) -> Result<&'a [u8]> {
-        (self.namespace.tables.text(record.target()))
-            .ok_or_else(|| damaged("the target of a link is missing"))
+        let target = (self.namespace.tables.text(record.target()))
+            .ok_or_else(|| damaged("the target of a link is missing"))?;
+        if target.len() <= TARGET_LIMIT_BYTES {
+            Ok(target)
+        } else {
+            Err(too_large("the target of a link is too long"))
+        }
     }
 
     /// Writes an inode, and its blocks if it has any.
@@ -221,12 +237,16 @@ impl<'a> Plan<'a> {
                 let Some(address) = node.address else {
                     return inodes.write(&inode.encode());
                 };
-                let (device, block) = self.find(address, attributes.size)?;
+                let (device, first) = self.find(address, attributes.size)?;
                 inode.layout = Layout::Chunks {
                     bits: chunk_bits(attributes.size),
                 };
                 inodes.write(&inode.encode())?;
-                inodes.write(&ChunkIndex { device, block }.encode())
+                for chunk in 0..chunks(attributes.size) {
+                    let block = first + ((chunk as u32) << MOST_CHUNK_BITS);
+                    inodes.write(&ChunkIndex { device, block }.encode())?;
+                }
+                Ok(())
             }
             Kind::Folder => {
                 let folder = Folder::new(self, node, record)?;
@@ -274,8 +294,8 @@ impl<'a> Plan<'a> {
                 "write an image: the tier had no segment for some files",
             )
         })?;
-        let block = (address.0 - slot.start.0) / PAGE_BYTES;
-        let block = u32::try_from(block).map_err(|_| too_large("a segment is too long"))?;
+        // Segments were found short enough before anything was written.
+        let block = ((address.0 - slot.start.0) / PAGE_BYTES) as u32;
         Ok((after as u16, block))
     }
 
@@ -283,8 +303,7 @@ impl<'a> Plan<'a> {
     fn head(&self, bytes: u64) -> Result<Vec<u8>> {
         let mut head = vec![0; self.inodes_at as usize];
         for (index, slot) in self.slots.iter().enumerate() {
-            let blocks = u32::try_from(slot.length / PAGE_BYTES)
-                .map_err(|_| too_large("a segment is too long"))?;
+            let blocks = (slot.length / PAGE_BYTES) as u32;
             let at = DEVICE_TABLE_AT + index * DEVICE_BYTES;
             head[at..at + DEVICE_BYTES].copy_from_slice(&Device { blocks }.encode());
         }
@@ -324,10 +343,14 @@ fn is_inline(target: &[u8]) -> bool {
     INODE_BYTES + target.len() <= BLOCK_BYTES
 }
 
-/// One chunk covers the whole file: its address range has no gaps.
+/// One chunk covers the whole file, if it may be so large: its address range has no gaps.
 fn chunk_bits(size: u64) -> u32 {
     let blocks = size.div_ceil(PAGE_BYTES).max(1);
-    blocks.next_power_of_two().trailing_zeros()
+    (blocks.next_power_of_two().trailing_zeros()).min(MOST_CHUNK_BITS)
+}
+
+fn chunks(size: u64) -> u64 {
+    size.div_ceil(PAGE_BYTES << MOST_CHUNK_BITS)
 }
 
 fn block_number(bytes: u64) -> Result<u32> {

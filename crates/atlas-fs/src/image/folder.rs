@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Acquire;
 
 use atlas_core::{Kind, Result};
 
-use super::format::{BLOCK_BYTES, ENTRY_BYTES, Layout, entry};
+use super::format::{BLOCK_BYTES, ENTRY_BYTES, Layout, NAME_LIMIT_BYTES, entry};
 use super::region::Region;
-use super::{Plan, block_number, not_scanned, state_of};
+use super::{Plan, block_number, not_scanned, state_of, too_large};
 use crate::record::{Record, State};
 use crate::tables::damaged;
 use crate::{Node, NodeId};
@@ -94,6 +94,7 @@ fn child<'a>(plan: &Plan<'a>, index: u64) -> Result<Option<Name<'a>>> {
     let name = tables.text(entry.name.load(Acquire));
     let kind = tables.record(id).and_then(|record| record.kind());
     match (name, kind, plan.number(id)) {
+        (Some(name), ..) if name.len() > NAME_LIMIT_BYTES => Err(too_large("a name is too long")),
         (Some(name), Some(kind), Some(number)) => Ok(Some(Name { name, number, kind })),
         _ => Err(damaged("an entry has no name or no node")),
     }

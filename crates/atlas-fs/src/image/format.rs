@@ -24,6 +24,13 @@ pub(super) const INODE_BYTES: usize = 64;
 pub(super) const CHUNK_INDEX_BYTES: usize = 8;
 pub(super) const ENTRY_BYTES: usize = 12;
 
+/// A chunk has at most `1 << MOST_CHUNK_BITS` blocks: five bits say how many.
+pub(super) const MOST_CHUNK_BITS: u32 = 31;
+/// The kernel takes a longer name for damage of the whole folder.
+pub(super) const NAME_LIMIT_BYTES: usize = 255;
+/// The kernel would cut a longer target off.
+pub(super) const TARGET_LIMIT_BYTES: usize = 4095;
+
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + value.len()) {
         place.copy_from_slice(value);

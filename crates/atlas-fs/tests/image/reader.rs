@@ -95,7 +95,11 @@ impl Reader {
         if name.is_empty() {
             return self.root().data_size();
         }
-        let mut names = self.image.read_dir("/").unwrap().map(|entry| entry.unwrap());
+        let mut names = self
+            .image
+            .read_dir("/")
+            .unwrap()
+            .map(|entry| entry.unwrap());
         let found = names.find(|entry| entry.dir_entry.file_name() == name);
         found.unwrap().inode.data_size()
     }

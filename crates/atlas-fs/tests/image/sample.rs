@@ -160,15 +160,18 @@ impl Sample {
             })
             .collect();
         let results = self.namespace.set_entries(folder, &entries);
-        results.into_iter().map(|result| result.unwrap().id).collect()
+        results
+            .into_iter()
+            .map(|result| result.unwrap().id)
+            .collect()
     }
 }
 
 /// Names that sort, print or compare unlike most.
 pub(crate) fn special_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = [
-        "!", "-", "--", "+", " ", "\n", "\u{1}", "...", "....", "..a", "..-", ".-", ".\u{1}",
-        ".a", ".!", "a", "A", "~", "a\nb", "a ", "\"", "\\", "*", "é", "-a", "..\u{1}",
+        "!", "-", "--", "+", " ", "\n", "\u{1}", "...", "....", "..a", "..-", ".-", ".\u{1}", ".a",
+        ".!", "a", "A", "~", "a\nb", "a ", "\"", "\\", "*", "é", "-a", "..\u{1}",
     ]
     .iter()
     .map(|name| name.as_bytes().to_vec())
@@ -190,7 +193,9 @@ pub(crate) fn special_names() -> Vec<Vec<u8>> {
 
 /// Lengths of targets at which something changes.
 pub(crate) fn target_lengths() -> Vec<usize> {
-    let mut lengths = vec![1, 2, 31, 32, 33, 63, 64, 65, 255, 1024, 2000, 4000, 4094, 4095];
+    let mut lengths = vec![
+        1, 2, 31, 32, 33, 63, 64, 65, 255, 1024, 2000, 4000, 4094, 4095,
+    ];
     lengths.extend(INLINE_LIMIT - 40..INLINE_LIMIT + 40);
     lengths.sort_unstable();
     lengths.dedup();
@@ -207,7 +212,9 @@ pub(crate) fn random_name(random: &mut Random) -> Vec<u8> {
         _ => 1 + random.below(12),
     };
     let mut name: Vec<u8> = (0..length).map(|_| 1 + random.below(255) as u8).collect();
-    name.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = b'.');
+    name.iter_mut()
+        .filter(|byte| **byte == b'/')
+        .for_each(|byte| *byte = b'.');
     if name == b"." || name == b".." {
         name.push(b'a');
     }
@@ -263,9 +270,7 @@ fn random_new(random: &mut Random, sample: &mut Sample, shape: &Shape, name: Vec
         _ => Kind::File,
     };
     let size = match kind {
-        Kind::File if random.one_in(shape.huge_one_in) => {
-            random.below(12 * TEBIBYTE)
-        }
+        Kind::File if random.one_in(shape.huge_one_in) => random.below(12 * TEBIBYTE),
         Kind::File if random.one_in(4) => PAGE_BYTES * random.below(4),
         Kind::File => random.below(shape.most_file_bytes),
         _ => 0,

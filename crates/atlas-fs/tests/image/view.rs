@@ -35,7 +35,14 @@ pub(crate) type Tree = Vec<Entry>;
 /// Offsets of a file that are looked up.
 pub(crate) fn probes(size: u64) -> Vec<u64> {
     let turn = MOST_CHUNK_BLOCKS * PAGE_BYTES;
-    let mut probes = vec![0, size / 2, size.saturating_sub(1), turn - 1, turn, turn + 1];
+    let mut probes = vec![
+        0,
+        size / 2,
+        size.saturating_sub(1),
+        turn - 1,
+        turn,
+        turn + 1,
+    ];
     probes.retain(|probe| *probe < size);
     probes
 }

@@ -8,6 +8,10 @@ mod reader;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
+mod search;
+#[cfg(test)]
+mod special;
+#[cfg(test)]
 #[path = "../namespace/support.rs"]
 mod support;
 #[cfg(test)]

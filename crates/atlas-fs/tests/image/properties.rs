@@ -6,6 +6,7 @@ use atlas_fs::write_image;
 
 use crate::reader::{Reader, bytes_of};
 use crate::sample::{Sample, random_sample, random_shape};
+use crate::search::Search;
 use crate::support::Random;
 use crate::view::{Tree, assert_same, of_namespace};
 
@@ -18,6 +19,7 @@ pub(crate) fn check(sample: &Sample) -> (std::fs::File, Tree) {
     let expected = of_namespace(&sample.namespace, &slots);
     let reader = Reader::new(&image, slots.len());
     assert_same(&reader.tree(), &expected);
+    Search::new(&bytes_of(&image)).check(&expected);
     let nodes = expected.iter().enumerate();
     let nodes = nodes.filter(|(position, entry)| *position == entry.first_name);
     assert_eq!(totals.inodes, nodes.count() as u64);

@@ -90,10 +90,6 @@ impl Sample {
         Namespace::open(&tables, self.segments.clone()).unwrap()
     }
 
-    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
     pub(crate) fn slots(&self) -> Vec<Slot> {
         self.segments.slots()
     }

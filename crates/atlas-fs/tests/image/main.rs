@@ -15,4 +15,6 @@ mod special;
 #[path = "../namespace/support.rs"]
 mod support;
 #[cfg(test)]
+mod tools;
+#[cfg(test)]
 mod view;

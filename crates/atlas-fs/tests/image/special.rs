@@ -28,7 +28,7 @@ const SIZES: [u64; 14] = [
 ];
 
 /// Before 1970, beyond 2038, beyond what eight bytes of nanoseconds hold, and both ends.
-const MOMENTS: [i64; 9] = [
+pub(crate) const MOMENTS: [i64; 9] = [
     0,
     -1,
     -(1 << 31) - 1,
@@ -40,73 +40,83 @@ const MOMENTS: [i64; 9] = [
     i64::MAX,
 ];
 
-/// All that is special, at once: names, targets, kinds, times, sizes, depth, names of one file in
-/// several folders. Files are not larger than `most_bytes`.
-pub(crate) fn special_sample(most_bytes: u64, levels: usize) -> Sample {
-    let mut sample = Sample::new((1 << 20).min(most_bytes));
-    let folders = [
-        "names", "targets", "kinds", "times", "sizes", "deep", "empty", "twice",
-    ];
-    let news: Vec<_> = (folders.iter())
-        .map(|name| sample.other(name, Kind::Folder))
-        .collect();
-    let ids = sample.fill(NodeId::ROOT, &news, &[b"gone"]);
-    let [names, targets, kinds, times, sizes, deep, empty, twice] = ids.try_into().unwrap();
-
-    let shared = Attributes {
-        links: 3,
-        ..sample.file("", 12_345).attributes
-    };
-    let shared = |name: &str| New {
-        name: name.into(),
-        attributes: shared,
-        target: None,
-    };
-    let mut news: Vec<_> = (special_names().into_iter().enumerate())
-        .map(|(number, name)| sample.file(name, number as u64))
-        .collect();
-    news.push(shared("one"));
-    sample.fill(names, &news, &[b"gone", b"-gone", b"zz", b"\xff\xff"]);
-    sample.fill(twice, &[shared("again"), shared("third")], &[]);
-
-    let news: Vec<_> = (target_lengths().into_iter())
-        .map(|length| sample.link(format!("{length}"), &vec![b'l'; length]))
-        .collect();
-    sample.fill(targets, &news, &[]);
-
-    fill_kinds(&mut sample, kinds);
-    let news: Vec<_> = (MOMENTS.into_iter())
-        .map(|seconds| {
-            let mut new = sample.file(format!("{seconds}"), 1);
-            new.attributes.modified = Timestamp {
-                seconds,
-                nanoseconds: 999_999_999,
-            };
-            new
-        })
-        .collect();
-    sample.fill(times, &news, &[]);
-
-    let news: Vec<_> = (SIZES.into_iter())
-        .filter(|size| *size <= most_bytes)
-        .map(|size| sample.file(format!("{size}"), size))
-        .collect();
-    sample.fill(sizes, &news, &[]);
-
-    let mut at = deep;
-    for level in 0..levels {
-        let news = [
-            sample.other("down", Kind::Folder),
-            sample.file("file", level as u64),
-        ];
-        at = sample.fill(at, &news, &[])[0];
-    }
-    sample.fill(at, &[], &[]);
-    sample.fill(empty, &[], &[b"gone"]);
-    sample
+/// A namespace of all that is special, at once: names, targets, kinds, times, sizes, depth, names of
+/// one file in several folders.
+pub(crate) struct Special {
+    /// Of a file.
+    pub(crate) most_bytes: u64,
+    /// Folders in each other.
+    pub(crate) levels: usize,
+    pub(crate) device_nodes: bool,
 }
 
-fn fill_kinds(sample: &mut Sample, folder: NodeId) {
+impl Special {
+    pub(crate) fn sample(&self) -> Sample {
+        let mut sample = Sample::new((1 << 20).min(self.most_bytes));
+        let folders = [
+            "names", "targets", "kinds", "times", "sizes", "deep", "empty", "twice",
+        ];
+        let news: Vec<_> = (folders.iter())
+            .map(|name| sample.other(name, Kind::Folder))
+            .collect();
+        let ids = sample.fill(NodeId::ROOT, &news, &[b"gone"]);
+        let [names, targets, kinds, times, sizes, deep, empty, twice] = ids.try_into().unwrap();
+
+        let shared = Attributes {
+            links: 3,
+            ..sample.file("", 12_345).attributes
+        };
+        let shared = |name: &str| New {
+            name: name.into(),
+            attributes: shared,
+            target: None,
+        };
+        let mut news: Vec<_> = (special_names().into_iter().enumerate())
+            .map(|(number, name)| sample.file(name, number as u64))
+            .collect();
+        news.push(shared("one"));
+        sample.fill(names, &news, &[b"gone", b"-gone", b"zz", b"\xff\xff"]);
+        sample.fill(twice, &[shared("again"), shared("third")], &[]);
+
+        let news: Vec<_> = (target_lengths().into_iter())
+            .map(|length| sample.link(format!("{length}"), &vec![b'l'; length]))
+            .collect();
+        sample.fill(targets, &news, &[]);
+
+        fill_kinds(&mut sample, kinds, self.device_nodes);
+        let news: Vec<_> = (MOMENTS.into_iter())
+            .map(|seconds| {
+                let mut new = sample.file(format!("{seconds}"), 1);
+                new.attributes.modified = Timestamp {
+                    seconds,
+                    nanoseconds: 999_999_999,
+                };
+                new
+            })
+            .collect();
+        sample.fill(times, &news, &[]);
+
+        let news: Vec<_> = (SIZES.into_iter())
+            .filter(|size| *size <= self.most_bytes)
+            .map(|size| sample.file(format!("{size}"), size))
+            .collect();
+        sample.fill(sizes, &news, &[]);
+
+        let mut at = deep;
+        for level in 0..self.levels {
+            let news = [
+                sample.other("down", Kind::Folder),
+                sample.file("file", level as u64),
+            ];
+            at = sample.fill(at, &news, &[])[0];
+        }
+        sample.fill(at, &[], &[]);
+        sample.fill(empty, &[], &[b"gone"]);
+        sample
+    }
+}
+
+fn fill_kinds(sample: &mut Sample, folder: NodeId, device_nodes: bool) {
     let numbers = [
         libc::makedev(0, 0),
         libc::makedev(1, 3),
@@ -119,7 +129,7 @@ fn fill_kinds(sample: &mut Sample, folder: NodeId) {
         sample.other("socket", Kind::Socket),
     ];
     for kind in [Kind::CharacterDevice, Kind::BlockDevice] {
-        for number in numbers {
+        for number in numbers.into_iter().filter(|_| device_nodes) {
             let mut new = sample.other(format!("{kind:?}-{number}"), kind);
             new.attributes.device_number = number;
             news.push(new);
@@ -140,7 +150,12 @@ fn named<'a>(tree: &'a [Entry], name: &[u8]) -> &'a Entry {
 
 #[test]
 fn what_is_special_is_shown() {
-    let sample = special_sample(1 << 33, 1000);
+    let sample = Special {
+        most_bytes: 1 << 33,
+        levels: 1000,
+        device_nodes: true,
+    }
+    .sample();
     let (_, tree) = check(&sample);
     for name in special_names() {
         named(&tree, &name);

@@ -2,6 +2,8 @@
 //! the kernel, Debian's tools, another implementation.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod reader;

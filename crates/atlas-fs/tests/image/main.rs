@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod reader;

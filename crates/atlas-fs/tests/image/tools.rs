@@ -28,7 +28,7 @@ const MOST_SECONDS: u64 = 1 << 55;
 
 /// Folder of the tools. Their libraries are those that apt and dpkg need themselves, so they are
 /// there wherever the package can be had.
-fn tools() -> &'static Path {
+pub(crate) fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     TOOLS.get_or_init(|| {
         let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());

@@ -3,104 +3,25 @@
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::time::Instant;
 
-use atlas_core::{Address, Attributes, Error, Kind, Result, Timestamp, round_up_to_page};
-use atlas_fs::{Allocate, Lookup, Namespace, NewEntry, NodeId};
+use atlas_core::{Kind, Result};
+use atlas_fs::{Lookup, Namespace, NodeId};
+use scale::{Scale, attributes, fill, names};
+
+mod scale;
 
 const NAMES_A_FOLDER: usize = 10_000;
 const LARGE_FOLDER: usize = 100_000;
 const LOOKUPS: u64 = 1_000_000;
 
-struct Counter(AtomicU64);
-
-impl Allocate for Counter {
-    fn allocate(&self, size: u64, _early: bool) -> Result<Address> {
-        Ok(Address(
-            self.0.fetch_add(round_up_to_page(size), Ordering::Relaxed),
-        ))
-    }
-}
-
-fn attributes(kind: Kind, inode: u64) -> Attributes {
-    Attributes {
-        kind,
-        permissions: 0o644,
-        uid: 1000,
-        gid: 1000,
-        links: 1,
-        size: 8192,
-        device_number: 0,
-        modified: Timestamp {
-            seconds: 1_700_000_000,
-            nanoseconds: 1,
-        },
-        changed: Timestamp {
-            seconds: 1_700_000_000,
-            nanoseconds: 1,
-        },
-        inode,
-        device: 7,
-    }
-}
-
-fn names(count: usize) -> Vec<Vec<u8>> {
-    // Not in order, as folders of most file systems are.
-    (0..count)
-        .map(|number| format!("sample-{:08}.wav", number * 7919 % count).into())
-        .collect()
-}
-
-fn fill(namespace: &Namespace, folder: NodeId, count: usize, inode: u64) -> Result<()> {
-    let listed = names(count);
-    let hinted = listed
-        .iter()
-        .map(|name| (name.clone(), Some(Kind::File)))
-        .collect();
-    namespace.name_children(folder, hinted)?;
-    let children = namespace.children(folder, 0, count);
-    let known: Vec<_> = (0..count as u64)
-        .map(|number| attributes(Kind::File, inode + number))
-        .collect();
-    let entries: Vec<_> = children
-        .iter()
-        .zip(&known)
-        .map(|(child, attributes)| NewEntry {
-            name: &child.name,
-            attributes,
-            target: None,
-        })
-        .collect();
-    for result in namespace.set_entries(folder, &entries) {
-        result?;
-    }
-    namespace.complete_if_done(folder);
-    Ok(())
-}
-
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let entries = arguments
-        .next()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1_000_000);
-    let base = arguments
-        .next()
-        .map_or_else(std::env::temp_dir, PathBuf::from);
-    let folder =
-        tempfile::tempdir_in(base).map_err(|error| Error::from_io(&error, "make a folder"))?;
-    let tables = folder.path().join("tables");
-    let root = attributes(Kind::Folder, 1);
-    let allocator = Arc::new(Counter(AtomicU64::new(0)));
-
-    let namespace = Namespace::create(&tables, &root, allocator.clone())?;
+    let Scale {
+        entries,
+        folder,
+        allocator,
+        namespace,
+    } = Scale::from_arguments()?;
     let before = Instant::now();
     let mut folders = Vec::new();
     for number in 0..entries / NAMES_A_FOLDER {
@@ -116,7 +37,8 @@ fn main() -> Result<()> {
         fill(
             &namespace,
             *id,
-            NAMES_A_FOLDER,
+            names(NAMES_A_FOLDER),
+            Kind::File,
             1_000_000 * (1 + number as u64),
         )?;
     }
@@ -163,7 +85,7 @@ fn main() -> Result<()> {
     println!("settled: {:.2} s", before.elapsed().as_secs_f64());
     drop(namespace);
     let before = Instant::now();
-    let namespace = Namespace::open(&tables, allocator)?;
+    let namespace = Namespace::open(&folder.path().join("tables"), allocator)?;
     println!("opened again: {:.2} s", before.elapsed().as_secs_f64());
     let before = Instant::now();
     let unfinished = namespace.unfinished_folders().len();

@@ -141,6 +141,9 @@ fn fill_kinds(sample: &mut Sample, folder: NodeId, device_nodes: bool) {
         (new.attributes.uid, new.attributes.gid) = (u32::MAX - 1, 1 << 16);
         news.push(new);
     }
+    let mut unlinked = sample.file("unlinked", 1);
+    unlinked.attributes.links = 0;
+    news.push(unlinked);
     sample.fill(folder, &news, &[]);
 }
 
@@ -176,8 +179,40 @@ fn what_is_special_is_shown() {
         .collect();
     assert_eq!(firsts, [(firsts[0].0, 3); 3]);
     assert_eq!(named(&tree, b"7777").mode, libc::S_IFREG | 0o1777);
+    assert_eq!(named(&tree, b"unlinked").links, 1);
     let deepest = tree.iter().filter(|entry| entry.name == b"down").count();
     assert_eq!(deepest, 1000);
+}
+
+/// What was answered before its folder was listed stays, though the listing lacks it.
+#[test]
+fn names_read_early_are_shown() {
+    let mut sample = Sample::new(1 << 20);
+    let early = [
+        sample.file("early-file", 5000),
+        sample.other("early-folder", Kind::Folder),
+        sample.link("early-link", b"elsewhere"),
+    ];
+    let ids = sample.bind(NodeId::ROOT, &early);
+    let listed = [sample.file("a", 1), sample.file("z", 1)];
+    sample.fill(NodeId::ROOT, &listed, &[b"gone"]);
+    let inner = sample.file("inner", 1);
+    sample.bind(ids[1], &[inner]);
+    sample.fill(ids[1], &[], &[]);
+    let (_, tree) = check(&sample);
+    let names: Vec<_> = (tree.iter())
+        .map(|entry| String::from_utf8_lossy(&entry.name))
+        .collect();
+    let expected = [
+        "",
+        "a",
+        "early-file",
+        "early-folder",
+        "inner",
+        "early-link",
+        "z",
+    ];
+    assert_eq!(names, expected);
 }
 
 /// A name that ends with its block, one byte before it, and one that needs the next block.

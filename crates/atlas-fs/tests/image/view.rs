@@ -124,7 +124,8 @@ fn entry(
         mode: attributes.kind.mode_bits() | (attributes.permissions & !SET_ID_BITS),
         uid: attributes.uid,
         gid: attributes.gid,
-        links: attributes.links,
+        // A file that is open and has no name left is still shown under the one it was found by.
+        links: attributes.links.max(1),
         size,
         modified: (attributes.modified.seconds, attributes.modified.nanoseconds),
         target,

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use atlas_core::PAGE_BYTES;
+use atlas_fs::NodeId;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
@@ -239,6 +241,28 @@ fn fsck_and_dump_agree_with_what_is_special() {
     for (position, entry) in written.tree.iter().enumerate() {
         assert_eq!(numbers[position], numbers[entry.first_name], "{entry:?}");
     }
+}
+
+#[test]
+fn fsck_and_dump_take_many_names_and_devices() {
+    // Two files a device, and a folder of more than a hundred blocks.
+    let mut sample = Sample::new(2 * PAGE_BYTES);
+    let files = 2 * MOST_DEVICES as u64;
+    let mut news: Vec<_> = (0..files)
+        .map(|number| sample.file(format!("{number}"), 1))
+        .collect();
+    news.extend((0..20_000).map(|number| sample.file(format!("empty-{number}"), 0)));
+    sample.fill(NodeId::ROOT, &news, &[]);
+    assert_eq!(sample.slots().len(), MOST_DEVICES);
+    let written = Written::new(&sample);
+    written.fsck(&[]);
+    written.check_counts();
+    let with_bytes = written.tree.iter().filter(|entry| entry.size > 0);
+    let last = with_bytes.max_by_key(|entry| entry.places[0]).unwrap();
+    assert_eq!(usize::from(last.places[0].0), MOST_DEVICES);
+    let last = written.tree.iter().position(|entry| entry == last).unwrap();
+    written.check_entry(last);
+    written.check_entry(written.tree.len() - 1);
 }
 
 #[test]

@@ -77,7 +77,8 @@ impl AddressIndex {
     /// Opens what `write` made of the same namespace, and compares it with its checksum.
     ///
     /// # Errors
-    /// `Corrupt` for any other file, or one that does not fit the namespace.
+    /// `Corrupt` for any other file, and mostly for the index of another namespace: only every
+    /// 64th file is looked up, so one of fewer files may pass. Keep both in one place.
     pub fn open(path: &Path, namespace: &Namespace) -> Result<Self> {
         let failed = |error: std::io::Error| Error::from_io(&error, "open the index of addresses");
         let file = File::open(path).map_err(failed)?;

@@ -74,3 +74,27 @@ def _wait_for_reads(node: LocalNode, readers: list[Reader], more: int) -> None:
         ),
         f"{more} more reads of each reader",
     )
+
+
+def test_users_behind_a_swap_in_another_namespace_are_known(node: LocalNode, work: Path) -> None:
+    """Where a namespace follows, the earlier front is in no mount table any more."""
+    source = work / "source"
+    make_files(source, 20, 8_000)
+    node.configure(swap_rest="0s")
+    mount = node.create("data", source, "--front", "live")
+    node.wait_scanned("data")
+    with Reader(source, mount, 1, hold=True, prefix=IN_A_SLAVE_NAMESPACE) as reader:
+        node.wait_for(lambda: reader.reads() > 0, "the reader")
+        node.ok("cache", "update", "data", "--front", "lazy")
+        node.wait_front("data", "lazy")
+        fronts = node.json("cache", "describe", "data")["status"]["fronts"]
+        users = {front["front"]: [user["pid"] for user in front["holders"]] for front in fronts}
+        assert users == {"lazy": [], "live": [reader.process.pid]}
+        for command in (("node", "stop"), ("cache", "delete", "data", "-y")):
+            refused = node.run(*command)
+            assert refused.returncode == 4, refused.stderr
+            assert str(reader.process.pid) in refused.stderr
+        before = reader.reads()
+        node.wait_for(lambda: reader.reads() > before, "the reader to go on")
+        assert reader.end().problems == []
+    node.ok("cache", "delete", "data", "-y")

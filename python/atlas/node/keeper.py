@@ -27,6 +27,8 @@ import time
 from contextlib import suppress
 from typing import Any, Final
 
+from atlas.node.stuck import abort, connection_of, connections_of
+
 TICK_SECONDS: Final = 0.5
 SILENT_TICKS: Final = 10
 """Unanswered ticks after which a node is replaced: 5 s of the keeper's own running time."""
@@ -37,6 +39,11 @@ START_TICKS: Final = 120
 """Ticks that a node has from its start to its first word."""
 STOP_TICKS: Final = 120
 """Ticks that a node has to end after it was asked to."""
+STUCK_TICKS: Final = {"": 4, "twin": 8}
+"""Ticks after a SIGKILL until a connection that may hold the node is aborted, by the kind of its
+key; those without a key are nobody's but the node's."""
+MOST_STUCK_TICKS: Final = 16
+"""The same for all others: programs have files of them open."""
 RESTART_DELAYS_SECONDS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 SHORT_LIFE_SECONDS: Final = 3.0
 """A node that failed younger than this makes the next one wait longer."""
@@ -72,6 +79,7 @@ class Keeper:
         self.progress: tuple[str, ...] = ()
         self.killed = False
         """Sent SIGKILL by this keeper."""
+        self.killed_ticks = 0
         self.stop_ticks = 0
         self.stopping = False
         self.was_ready = False
@@ -131,7 +139,7 @@ class Keeper:
         self.link = ours
         self.started_at = time.monotonic()
         self.spoke = self.ping_pending = self.is_ready = self.killed = False
-        self.silent_ticks = 0
+        self.silent_ticks = self.killed_ticks = 0
         self.restarts += 1
 
     def receive(self, link: socket.socket) -> None:
@@ -258,6 +266,22 @@ class Keeper:
             log("WARNING", f"the node (pid {self.process}) does not answer: replacing it")
             self.kill(signal.SIGKILL)
             self.killed = True
+        elif self.killed:
+            self.killed_ticks += 1
+            self.free_stuck()
+
+    def free_stuck(self) -> None:
+        """Ends connections that keep a killed node from ending, the least needed first: those that
+        no reader has, those behind lazy fronts, and at last the live ones."""
+        stuck = connections_of(self.process)
+        kept = {connection_of(held): key for key, held in self.descriptors.items()}
+        due = []
+        for connection in sorted(stuck):
+            kind = kept.get(connection, "").partition(":")[0]
+            if self.killed_ticks >= STUCK_TICKS.get(kind, MOST_STUCK_TICKS):
+                due.append(connection)
+        if due:
+            log("ERROR", f"the node does not die: aborting FUSE connections {abort(due)}")
 
     def replace_node(self) -> bool:
         """After a death: the next node, or False when the keeper has nothing left to do."""

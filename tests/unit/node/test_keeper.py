@@ -336,4 +336,4 @@ def test_the_keeper_imports_nothing_of_the_node() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "['atlas.node', 'atlas.node.keeper']"
+    assert result.stdout.strip() == "['atlas.node', 'atlas.node.stuck', 'atlas.node.keeper']"

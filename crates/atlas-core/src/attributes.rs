@@ -105,3 +105,17 @@ impl Attributes {
         }
     }
 }
+
+/// One extended attribute of an entry. Only `user.*` and the POSIX ACLs are ever shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExtendedAttribute {
+    pub name: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+/// Name of the POSIX ACL that decides over access to an entry.
+pub const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+/// Name of the POSIX ACL that a folder hands down.
+pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+/// What the names of attributes without a meaning to the kernel begin with.
+pub const USER_PREFIX: &[u8] = b"user.";

@@ -132,10 +132,6 @@ impl Origin for LateOrigin {
         self.get()?.read_many(folder, requests)
     }
 
-    fn acl(&self, path: &[u8], default: bool) -> Result<Option<Vec<u8>>> {
-        self.get()?.acl(path, default)
-    }
-
     fn counters(&self) -> Counters {
         self.get()
             .map_or_else(|_| Counters::default(), |origin| origin.counters())

@@ -17,7 +17,6 @@ pub enum Operation {
     List,
     Stat,
     Read,
-    Acl,
 }
 
 /// What happens to a request.
@@ -192,13 +191,6 @@ impl Origin for FaultyOrigin {
             })
         };
         Ok(requests.iter_mut().map(one).collect())
-    }
-
-    fn acl(&self, path: &[u8], default: bool) -> Result<Option<Vec<u8>>> {
-        match self.meet(Operation::Acl) {
-            Some(Effect::Fail(errno)) => Err(injected(errno, path)),
-            _ => self.inner.acl(path, default),
-        }
     }
 
     fn counters(&self) -> Counters {

@@ -14,7 +14,9 @@ mod readers;
 
 pub use faulty::{Effect, Fault, FaultyOrigin, Gate, Operation};
 pub use identity::as_identity;
-pub use origin::{Counters, Entry, Listed, Origin, ReadRequest};
+pub use origin::{
+    Counters, EXTENDED_LIMIT_COUNT, Entry, Listed, Origin, ReadRequest, USER_LIMIT_BYTES,
+};
 pub use own_mounts::check_source;
 pub use posix::PosixOrigin;
 pub use readers::{Class, ReaderSettings, Readers};

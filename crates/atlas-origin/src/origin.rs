@@ -1,6 +1,8 @@
 //! What every origin can do.
 
-use atlas_core::{Attributes, Error, ErrorKind, Kind, Result, VersionTag, printable};
+use atlas_core::{
+    Attributes, Error, ErrorKind, ExtendedAttribute, Kind, Result, VersionTag, printable,
+};
 
 /// One name of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +18,17 @@ pub struct Entry {
     pub attributes: Attributes,
     /// Where a link points to, unchecked; `None` for everything else.
     pub target: Option<Vec<u8>>,
+    /// The POSIX ACLs and `user.*`, in the order of their names.
+    pub extended: Vec<ExtendedAttribute>,
+    /// How many of `user.*` are not among them: they exceed [`USER_LIMIT_BYTES`] or
+    /// [`EXTENDED_LIMIT_COUNT`].
+    pub left_out: u32,
 }
+
+/// Most bytes of names and values of `user.*` of one entry; ACLs do not count.
+pub const USER_LIMIT_BYTES: usize = 64 << 10;
+/// Most extended attributes of one entry: an inode of an image refers to no more.
+pub const EXTENDED_LIMIT_COUNT: usize = 255;
 
 /// One file of a folder that is to be read from its start.
 #[derive(Debug)]
@@ -31,8 +43,8 @@ pub struct ReadRequest<'a> {
 /// What has been asked of an origin since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Listings, entries whose attributes or ACL were asked for, and reads of files; also those
-    /// that failed.
+    /// Listings, entries whose attributes were asked for, and reads of files; also those that
+    /// failed.
     pub requests: u64,
     /// Bytes of files that the origin delivered.
     pub read_bytes: u64,
@@ -49,7 +61,8 @@ pub trait Origin: Send + Sync + 'static {
     fn list(&self, folder: &[u8]) -> Result<Vec<Listed>>;
 
     /// The attributes of entries of one folder, one result for each name. The origin is asked
-    /// for each: nothing comes from a cache of Atlas.
+    /// for each: nothing comes from a cache of Atlas. An entry whose ACL cannot be read is an
+    /// error: without it nobody can tell who may read the entry.
     fn stat_many(&self, folder: &[u8], names: &[&[u8]]) -> Result<Vec<Result<Entry>>>;
 
     /// The attributes of one entry.
@@ -67,13 +80,6 @@ pub trait Origin: Send + Sync + 'static {
     /// request. The outer error means that the folder itself could not be opened.
     fn read_many(&self, folder: &[u8], requests: &mut [ReadRequest<'_>])
     -> Result<Vec<Result<()>>>;
-
-    /// The POSIX ACL of an entry in the form of its extended attribute (`default`: the one that
-    /// a folder hands down), `None` if it has none.
-    ///
-    /// # Errors
-    /// `Unsupported` when this origin keeps no ACLs.
-    fn acl(&self, path: &[u8], default: bool) -> Result<Option<Vec<u8>>>;
 
     fn counters(&self) -> Counters;
 }

@@ -84,8 +84,6 @@ fn paths_longer_than_the_kernel_takes() {
         open(root.path()).stat(&inner).unwrap().attributes.tag(),
         tag
     );
-    let acl = origin.acl(&inner, false);
-    assert!(acl.is_ok() || acl.unwrap_err().kind == ErrorKind::Unsupported);
 }
 
 /// Access times of a file, a folder and a link, all older than their times of change, so that a
@@ -152,7 +150,6 @@ fn use_everything(origin: &dyn Origin) {
     let tag = origin.stat(b"file").unwrap().attributes.tag();
     origin.read(b"file", &tag, 0, &mut [0; 5]).unwrap();
     assert_eq!(origin.stat(b"link").unwrap().target.unwrap(), b"file");
-    let _ = origin.acl(b"file", false);
 }
 
 #[test]
@@ -323,38 +320,6 @@ fn a_source_has_to_be_a_folder_that_the_identity_may_read() {
     );
     symlink(root.path(), root.path().join("way")).unwrap();
     assert_eq!(open(&root.path().join("way")).list(b"").unwrap().len(), 2);
-}
-
-#[test]
-fn posix_acls_are_told() {
-    let root = TempDir::new().unwrap();
-    let path = root.path().join("file");
-    fs::write(&path, b"x").unwrap();
-    // Version 2; owner rw-, user 2001 r--, group r--, mask r--, others ---.
-    let mut acl = 2_u32.to_le_bytes().to_vec();
-    for (tag, rights, id) in [
-        (1_u16, 6_u16, u32::MAX),
-        (2, 4, 2001),
-        (4, 4, u32::MAX),
-        (16, 4, u32::MAX),
-        (32, 0, u32::MAX),
-    ] {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(rights.to_le_bytes());
-        acl.extend(id.to_le_bytes());
-    }
-    let flags = rustix::fs::XattrFlags::empty();
-    if rustix::fs::setxattr(&path, "system.posix_acl_access", &acl, flags).is_err() {
-        println!(
-            "posix_acls_are_told: left out, {} keeps no ACLs",
-            root.path().display()
-        );
-        return;
-    }
-    let origin = open(root.path());
-    assert_eq!(origin.acl(b"file", false).unwrap(), Some(acl));
-    assert_eq!(origin.acl(b"file", true).unwrap(), None);
-    assert_eq!(origin.acl(b"", true).unwrap(), None);
 }
 
 #[test]

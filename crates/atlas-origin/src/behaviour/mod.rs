@@ -76,7 +76,10 @@ pub const CHECKS: &[(&str, Check)] = &[
         "a renamed folder is not mixed up",
         reading::a_renamed_folder_is_not_mixed_up,
     ),
-    ("no acl is no acl", names::no_acl_is_no_acl),
+    (
+        "no extended attributes are none",
+        names::no_extended_attributes_are_none,
+    ),
     (
         "requests and bytes are counted",
         reading::requests_and_bytes_are_counted,

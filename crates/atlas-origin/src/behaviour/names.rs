@@ -185,7 +185,6 @@ pub(super) fn what_is_not_there_is_not_found(fixture: &dyn Fixture) {
     assert_eq!(kind(origin.list(b"nowhere")), ErrorKind::NotFound);
     assert_eq!(kind(origin.stat(b"nowhere")), ErrorKind::NotFound);
     assert_eq!(kind(origin.stat(b"file/inner")), ErrorKind::NotFound);
-    assert_eq!(kind(origin.acl(b"nowhere", false)), ErrorKind::NotFound);
     let error = origin
         .read(b"nowhere/file", &version, 0, &mut [0])
         .unwrap_err();
@@ -224,14 +223,12 @@ pub(super) fn paths_that_leave_the_root_are_invalid(fixture: &dyn Fixture) {
     }
 }
 
-pub(super) fn no_acl_is_no_acl(fixture: &dyn Fixture) {
+pub(super) fn no_extended_attributes_are_none(fixture: &dyn Fixture) {
     let origin = fixture.origin();
     write(fixture, b"file", b"x");
     symlink("file", path(fixture, b"link")).unwrap();
     for name in [b"file".as_slice(), b"link", b""] {
-        match origin.acl(name, false) {
-            Ok(acl) => assert_eq!(acl, None),
-            Err(error) => assert_eq!(error.kind, ErrorKind::Unsupported),
-        }
+        let entry = origin.stat(name).unwrap();
+        assert_eq!((entry.extended, entry.left_out), (Vec::new(), 0));
     }
 }

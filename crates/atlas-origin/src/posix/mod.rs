@@ -1,12 +1,13 @@
 //! A folder that the kernel's file systems give us: a local disk, NFS, Lustre, FUSE.
 
+mod extended;
 mod file;
 mod folders;
 mod path;
 mod root;
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,15 +17,15 @@ use atlas_core::{
     Attributes, Error, ErrorKind, Identity, Kind, Result, Timestamp, VersionTag, printable,
 };
 use rustix::fs::{
-    AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, StatxTimestamp, getxattr, readlinkat,
-    statx,
+    AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, StatxTimestamp, readlinkat, statx,
 };
 use rustix::io::Errno;
 
+use self::extended::ExtendedAttributes;
 use self::folders::Folders;
 use self::path::{check_name, check_path, split};
 use self::root::Root;
-use crate::origin::{Counters, Entry, Listed, Origin, ReadRequest};
+use crate::origin::{Counters, Entry, Listed, Origin, ReadRequest, stale};
 use crate::own_mounts::{OwnMounts, device_of};
 
 /// Bytes of names that the kernel is asked for at once.
@@ -33,8 +34,8 @@ const LISTING_BYTES: usize = 64 << 10;
 /// How a folder is opened for looking up names in it: that asks for no right to list it.
 const TO_LOOK_UP: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
-/// First guess at the size of an ACL, which holds about 120 names, and what the kernel allows.
-const ACL_BYTES: [usize; 2] = [1 << 10, 64 << 10];
+/// An entry that changes while it is looked at is looked at so often.
+const LOOKS: usize = 4;
 
 /// An origin that is a folder of this machine.
 ///
@@ -53,6 +54,7 @@ pub struct PosixOrigin {
     root: Root,
     folders: Folders,
     own_mounts: OwnMounts,
+    extended: ExtendedAttributes,
     requests: AtomicU64,
     read_bytes: AtomicU64,
 }
@@ -72,6 +74,7 @@ impl PosixOrigin {
             root,
             folders: Folders::default(),
             own_mounts,
+            extended: ExtendedAttributes::default(),
             requests: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
         })
@@ -154,30 +157,68 @@ impl PosixOrigin {
     }
 
     fn stat_in(&self, folder: BorrowedFd<'_>, name: &[u8]) -> Result<Entry> {
-        let attributes = status(folder, name).and_then(|found| attributes_of(&found));
-        let attributes = attributes.map_err(|errno| failed(errno, name))?;
-        if attributes.kind != Kind::Link {
-            return Ok(Entry {
-                attributes,
-                target: None,
-            });
-        }
-        // Attributes and target come from one descriptor, so from the same link.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let link = root::open_beneath(folder, name, flags).map_err(|errno| failed(errno, name))?;
-        let found = status(link.as_fd(), b"").and_then(|found| attributes_of(&found));
-        let attributes = found.map_err(|errno| failed(errno, name))?;
-        let target = match attributes.kind {
-            Kind::Link => {
-                // Only a hint: an origin may say any size.
-                let room = attributes.size.min(libc::PATH_MAX as u64) as usize + 1;
-                let room = Vec::with_capacity(room);
-                let target = readlinkat(&link, c"", room).map_err(|errno| failed(errno, name))?;
-                Some(target.into_bytes())
+        if self.extended.may_be_needless() {
+            let found = status(folder, name, AtFlags::empty());
+            let attributes = found.and_then(|found| attributes_of(&found));
+            let attributes = attributes.map_err(|errno| failed(errno, name))?;
+            if attributes.kind != Kind::Link && self.extended.is_needless(attributes.device) {
+                return Ok(plain(attributes));
             }
-            _ => None,
-        };
-        Ok(Entry { attributes, target })
+        }
+        // All that is told comes from one descriptor, so from the same entry.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let entry = root::open_beneath(folder, name, flags).map_err(|errno| failed(errno, name))?;
+        let mut before: Option<Entry> = None;
+        for _ in 0..LOOKS {
+            let look = self.look(entry.as_fd(), name);
+            let (found, changed) = look.map_err(|errno| failed(errno, name))?;
+            let rights = |entry: &Entry| {
+                let Attributes {
+                    permissions,
+                    uid,
+                    gid,
+                    ..
+                } = entry.attributes;
+                (permissions, uid, gid)
+            };
+            // A file may be written all the time; it is its rights that must hold together.
+            let settled = before.as_ref().is_some_and(|before| {
+                rights(before) == rights(&found) && before.extended == found.extended
+            });
+            if !changed || settled {
+                return Ok(found);
+            }
+            before = Some(found);
+        }
+        Err(stale(name, "it changes all the time"))
+    }
+
+    /// What an open entry is, and whether it changed meanwhile: the mode before a change and the
+    /// ACL after it may let in whom neither lets in.
+    fn look(&self, entry: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(Entry, bool)> {
+        let found = status(entry, b"", AtFlags::empty())?;
+        let mut looked = plain(attributes_of(&found)?);
+        let attributes = &looked.attributes;
+        if attributes.kind == Kind::Link {
+            // Only a hint: an origin may say any size.
+            let room = attributes.size.min(libc::PATH_MAX as u64) as usize + 1;
+            let target = readlinkat(entry, c"", Vec::with_capacity(room))?;
+            looked.target = Some(target.into_bytes());
+            return Ok((looked, false));
+        }
+        // What lies in an Atlas mount is refused when it is read; asking for more of it would be
+        // asking ourselves.
+        if self.own_mounts.admit(attributes.device, name).is_err() {
+            return Ok((looked, false));
+        }
+        self.extended.read(entry, &mut looked)?;
+        if self.extended.is_needless(looked.attributes.device) {
+            return Ok((looked, false));
+        }
+        // An origin that was asked for an ACL has told the attributes along with it.
+        let again = status(entry, b"", AtFlags::STATX_DONT_SYNC)?;
+        let changed = timestamp(&again.stx_ctime) != looked.attributes.changed;
+        Ok((looked, changed))
     }
 
     fn read_in(
@@ -267,18 +308,6 @@ impl Origin for PosixOrigin {
         })
     }
 
-    fn acl(&self, path: &[u8], default: bool) -> Result<Option<Vec<u8>>> {
-        check_path(path)?;
-        self.admit(1)?;
-        let entry = self.in_folder_of(path, |folder, name| {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW;
-            root::open_beneath(folder, name, flags).map_err(|errno| failed(errno, path))
-        })?;
-        let device = device_of(&entry).map_err(|errno| failed(errno, path))?;
-        self.own_mounts.admit(device, path)?;
-        acl_of(entry.as_fd(), default).map_err(|errno| failed(errno, path))
-    }
-
     fn counters(&self) -> Counters {
         Counters {
             requests: self.requests.load(Ordering::Relaxed),
@@ -344,14 +373,23 @@ fn is_absent(answer: &Result<Entry>) -> bool {
 }
 
 /// Attributes of `name` in `folder` (`b""`: of the folder itself) as the origin has them now.
-fn status(folder: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
+fn status(folder: BorrowedFd<'_>, name: &[u8], sync: AtFlags) -> rustix::io::Result<Statx> {
     let own = if name.is_empty() {
         AtFlags::EMPTY_PATH
     } else {
         AtFlags::empty()
     };
-    let flags = own | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let flags = own | sync | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     statx(folder, name, flags, StatxFlags::BASIC_STATS)
+}
+
+const fn plain(attributes: Attributes) -> Entry {
+    Entry {
+        attributes,
+        target: None,
+        extended: Vec::new(),
+        left_out: 0,
+    }
 }
 
 fn attributes_of(found: &Statx) -> rustix::io::Result<Attributes> {
@@ -413,33 +451,4 @@ const fn kind_of(file_type: FileType) -> Option<Kind> {
         FileType::BlockDevice => Some(Kind::BlockDevice),
         FileType::Unknown => None,
     }
-}
-
-/// Descriptors that only name an entry take no fgetxattr(), so the way leads through /proc.
-fn acl_of(entry: BorrowedFd<'_>, default: bool) -> rustix::io::Result<Option<Vec<u8>>> {
-    let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
-    let name = if default {
-        c"system.posix_acl_default"
-    } else {
-        c"system.posix_acl_access"
-    };
-    for room in ACL_BYTES {
-        let mut value = vec![0; room];
-        match getxattr(&path, name, value.as_mut_slice()) {
-            Ok(length) => {
-                value.truncate(length);
-                return Ok(Some(value));
-            }
-            Err(Errno::RANGE) => {}
-            Err(Errno::NODATA) => return Ok(None),
-            // Links never have one, also where the file system keeps ACLs.
-            Err(Errno::OPNOTSUPP) if is_link(entry)? => return Ok(None),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Err(Errno::RANGE)
-}
-
-fn is_link(entry: BorrowedFd<'_>) -> rustix::io::Result<bool> {
-    Ok(Kind::from_mode(u32::from(status(entry, b"")?.stx_mode)) == Some(Kind::Link))
 }

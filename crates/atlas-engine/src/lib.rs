@@ -12,6 +12,7 @@ mod fill;
 mod flights;
 mod free;
 mod late_origin;
+mod left_out;
 mod live;
 mod load;
 mod mapped;

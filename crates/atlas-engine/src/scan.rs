@@ -14,6 +14,7 @@ use atlas_origin::{Class, Entry, Origin};
 use parking_lot::{Condvar, Mutex};
 
 use crate::core::{Core, Done, closing};
+use crate::left_out::LeftOut;
 
 /// Entries whose attributes one job asks for: long enough to pay for opening the folder, short
 /// enough that all readers share a huge folder.
@@ -26,6 +27,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Scan {
     state: Mutex<ScanState>,
     changed: Condvar,
+    left_out: LeftOut,
 }
 
 #[derive(Default)]
@@ -185,6 +187,7 @@ impl Scan {
             ScanProgress::Failed { reason } => core.warn("ScanFailed", reason),
             ScanProgress::Running => {}
         }
+        self.left_out.tell(core);
     }
 
     fn failed(&self, folder: NodeId, error: Error) {
@@ -382,12 +385,17 @@ fn read_chunk(core: &Arc<Core>, origin: &dyn Origin, folder: NodeId, start: usiz
             }
         }
     }
+    for (name, entry) in &found {
+        let left_out = &core.scan.left_out;
+        left_out.count(entry, || core.child_path(folder, name));
+    }
     let entries: Vec<_> = found
         .iter()
         .map(|(name, entry)| NewEntry {
             name,
             attributes: &entry.attributes,
             target: entry.target.as_deref(),
+            extended: &entry.extended,
         })
         .collect();
     for outcome in core.namespace.set_entries(folder, &entries) {
@@ -449,10 +457,14 @@ fn resolve_at_origin(
     let path = core.child_path(parent, name);
     match origin.stat(&path) {
         Ok(entry) if core.filter.admits(&path, Some(entry.attributes.kind)) => {
-            let target = entry.target.as_deref();
-            let node = core
-                .namespace
-                .set_entry(parent, name, &entry.attributes, target)?;
+            core.scan.left_out.count(&entry, || path.clone());
+            let new = NewEntry {
+                name,
+                attributes: &entry.attributes,
+                target: entry.target.as_deref(),
+                extended: &entry.extended,
+            };
+            let node = core.namespace.set_new(parent, &new)?;
             Ok(Resolved {
                 node: Some(node),
                 certain: true,

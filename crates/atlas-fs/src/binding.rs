@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use atlas_core::{Attributes, Error, ErrorKind, Kind, Result, printable};
+use atlas_core::{Attributes, Error, ErrorKind, ExtendedAttribute, Kind, Result, printable};
 use parking_lot::MutexGuard;
 
 use crate::{
@@ -23,10 +23,12 @@ pub struct NewEntry<'a> {
     pub attributes: &'a Attributes,
     /// Of links only.
     pub target: Option<&'a [u8]>,
+    /// At most 255, as [`Namespace::extended_attributes`] gives them; never of links.
+    pub extended: &'a [ExtendedAttribute],
 }
 
 impl Namespace {
-    /// Binds one name of a Ready folder; see [`Namespace::set_entries`].
+    /// [`Namespace::set_new`] of an entry without extended attributes.
     pub fn set_entry(
         &self,
         folder: NodeId,
@@ -34,17 +36,19 @@ impl Namespace {
         attributes: &Attributes,
         target: Option<&[u8]>,
     ) -> Result<Node> {
+        let new = NewEntry {
+            name,
+            attributes,
+            target,
+            extended: &[],
+        };
+        self.set_new(folder, &new)
+    }
+
+    /// Binds one name of a Ready folder; see [`Namespace::set_entries`].
+    pub fn set_new(&self, folder: NodeId, new: &NewEntry<'_>) -> Result<Node> {
         let mut writer = self.write()?;
-        self.bind(
-            &mut writer,
-            folder,
-            &NewEntry {
-                name,
-                attributes,
-                target,
-            },
-            &mut 0,
-        )
+        self.bind(&mut writer, folder, new, &mut 0)
     }
 
     /// Binds names of a Ready folder to the versions given; one result for each, in order.
@@ -53,8 +57,8 @@ impl Namespace {
     /// A name that is Ready keeps its version, whatever is given: compare the tags. Names of the
     /// same version of the same file (hard links) get the same node. In a folder that is not
     /// named yet the node is early. Fails with `NotFound` for a name that a named folder does not
-    /// have or that is gone, `Invalid` for an impossible name or target, and as the allocator or
-    /// the state folder's file system do.
+    /// have or that is gone, `Invalid` for an impossible name, target or extended attribute, and as
+    /// the allocator or the state folder's file system do.
     pub fn set_entries(&self, folder: NodeId, entries: &[NewEntry<'_>]) -> Vec<Result<Node>> {
         let mut results = Vec::with_capacity(entries.len());
         let mut near = 0;
@@ -199,6 +203,7 @@ impl Namespace {
         early: bool,
     ) -> Result<Node> {
         let attributes = new.attributes;
+        let extended = self.store_extended(writer, new)?;
         let mut leaving = false;
         let place = match attributes.kind {
             Kind::File if attributes.size > 0 => self.allocator.allocate(attributes.size, early)?.0,
@@ -219,6 +224,7 @@ impl Namespace {
             place,
             early,
             leaving,
+            extended,
         });
         let node = record
             .node(id)

@@ -5,8 +5,10 @@
 //! over the namespace, in the order of the node ids, with two buffers and four bytes for each node.
 //!
 //! Layout: superblock and device table; inodes, the root's first, each file's with its chunk index
-//! (two or more only above 8 TiB); blocks of folders and of long link targets. The same namespace gives the same bytes.
+//! (two or more only above 8 TiB); the sets of extended attributes; blocks of folders and of long
+//! link targets. The same namespace gives the same bytes.
 
+mod extended;
 mod folder;
 mod format;
 mod region;
@@ -70,6 +72,7 @@ pub fn write_image(namespace: &Namespace, slots: &[Slot], image: &File) -> Resul
         }
     }
     inodes.finish()?;
+    plan.write_extended(image)?;
     let end = blocks.finish()?.max(plan.blocks_at);
     let failed = |error: std::io::Error| Error::from_io(&error, "write an image");
     image.set_len(end).map_err(failed)?;
@@ -122,6 +125,9 @@ struct Plan<'a> {
     numbers: Vec<u32>,
     count: u64,
     inodes_at: u64,
+    /// Where the sets of extended attributes begin, and how many bytes they are.
+    extended_at: u64,
+    extended_bytes: u64,
     blocks_at: u64,
 }
 
@@ -141,6 +147,8 @@ impl<'a> Plan<'a> {
             numbers: Vec::new(),
             count: 0,
             inodes_at,
+            extended_at: 0,
+            extended_bytes: namespace.tables.extended_bytes(),
             blocks_at: 0,
         };
         let mut next = FIRST_INODE;
@@ -154,7 +162,7 @@ impl<'a> Plan<'a> {
             {
                 return Err(not_scanned());
             }
-            let bytes = plan.inode_bytes(&node, &record)?;
+            let bytes = plan.inode_bytes(&node, &record)? + plan.extended_bytes_of(&record)?;
             next = place(next, bytes, inline_bytes(bytes, &node));
             if next >= MOST_INODE_SLOTS {
                 return Err(too_large("it has too many files"));
@@ -166,7 +174,8 @@ impl<'a> Plan<'a> {
             plan.count += 1;
         }
         let inode_bytes = (next * SLOT_BYTES as u64).next_multiple_of(PAGE_BYTES);
-        plan.blocks_at = inodes_at + inode_bytes;
+        plan.extended_at = inodes_at + inode_bytes;
+        plan.blocks_at = plan.extended_at + plan.extended_bytes.next_multiple_of(PAGE_BYTES);
         Ok(plan)
     }
 
@@ -229,6 +238,7 @@ impl<'a> Plan<'a> {
             gid: attributes.gid,
             modified: attributes.modified,
             links: attributes.links.max(1),
+            extended: self.extended_places(record)?,
             ..Inode::default()
         };
         match attributes.kind {
@@ -312,6 +322,7 @@ impl<'a> Plan<'a> {
             inodes: self.count,
             blocks: block_number(bytes)?,
             inodes_at: block_number(self.inodes_at)?,
+            extended_at: self.extended_block()?,
             devices: self.slots.len() as u16,
         }
         .write(&mut head);

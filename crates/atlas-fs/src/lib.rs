@@ -2,6 +2,7 @@
 
 mod addresses;
 mod binding;
+mod extended;
 mod filter;
 mod image;
 mod namespace;

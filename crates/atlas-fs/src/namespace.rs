@@ -12,6 +12,7 @@ use atlas_core::{Address, Attributes, Error, ErrorKind, Kind, Result, VersionTag
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::{
+    extended::KnownSets,
     record::{Content, Entry, FolderState, NO_ADDRESS, Record, State},
     tables::{Tables, damaged},
     totals::{Totals, leaves},
@@ -79,6 +80,7 @@ pub(crate) type EarlyNames = HashMap<Box<[u8]>, NodeId>;
 pub(crate) struct Writer {
     /// Ready nodes with several links, by what tells the file and its version.
     links: HashMap<(u64, TagKey), NodeId>,
+    pub(crate) sets: KnownSets,
     /// The tables on the disk are marked as changing.
     unsettled: bool,
 }
@@ -99,7 +101,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Starts a namespace with nothing but a root. `folder` (0700) is made if it is absent.
+    /// Starts a namespace with nothing but a root, which has no extended attributes. `folder` (0700) is made if it is absent.
     ///
     /// Fails with `Conflict` where there is one already, also one whose creation was interrupted.
     pub fn create(folder: &Path, root: &Attributes, allocator: Arc<dyn Allocate>) -> Result<Self> {
@@ -125,6 +127,7 @@ impl Namespace {
             place: NO_ADDRESS,
             early: false,
             leaving: false,
+            extended: 0,
         });
         tables.unsettle()?;
         Ok(Self::with(tables, allocator, true))
@@ -147,6 +150,7 @@ impl Namespace {
             early: RwLock::default(),
             writer: Mutex::new(Writer {
                 links: HashMap::new(),
+                sets: KnownSets::default(),
                 unsettled,
             }),
             totals: Mutex::default(),
@@ -161,6 +165,7 @@ impl Namespace {
                 continue;
             };
             self.count(&mut writer, &node, record.leaves());
+            writer.sets.found(&self.tables, record.extended());
         }
         let mut early = self.early.write();
         for index in 0..self.tables.early_end() {

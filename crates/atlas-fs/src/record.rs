@@ -80,6 +80,7 @@ const PARENT: usize = 2;
 /// Offset in the names.
 const NAME: usize = 3;
 const OWNERS: usize = 4;
+/// Number of links, and in the upper half that of the set of extended attributes (0: none).
 const LINKS: usize = 5;
 const SIZE: usize = 6;
 const DEVICE_NUMBER: usize = 7;
@@ -109,6 +110,8 @@ pub(crate) struct Content<'a> {
     pub(crate) place: u64,
     pub(crate) early: bool,
     pub(crate) leaving: bool,
+    /// Number of the set of extended attributes; 0 = none.
+    pub(crate) extended: u32,
 }
 
 impl Record<'_> {
@@ -153,7 +156,7 @@ impl Record<'_> {
         let attributes = content.attributes;
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         self.set(OWNERS, pair(attributes.uid, attributes.gid));
-        self.set(LINKS, u64::from(attributes.links));
+        self.set(LINKS, pair(attributes.links, content.extended));
         self.set(SIZE, attributes.size);
         self.set(DEVICE_NUMBER, attributes.device_number);
         self.set(
@@ -195,6 +198,11 @@ impl Record<'_> {
     /// Whether this is a Ready link that leads out of the data set.
     pub(crate) fn leaves(&self) -> bool {
         self.get(HEAD) & LEAVING != 0
+    }
+
+    /// Number of the set of extended attributes of a Ready node; 0 = none.
+    pub(crate) fn extended(&self) -> u32 {
+        (self.get(LINKS) >> 32) as u32
     }
 
     /// A copy, if the node is Ready.

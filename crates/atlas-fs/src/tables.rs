@@ -1,4 +1,4 @@
-//! The four tables of a namespace: nodes, names, entries, early names.
+//! The five tables of a namespace: nodes, names, entries, early names, extended attributes.
 //!
 //! Rows are reserved under the lock of the writers, by advancing a counter in the header of the
 //! nodes, and written afterwards. A process killed in between leaks them; nothing refers to them.
@@ -17,17 +17,19 @@ use atlas_store::table::{GrowableMap, Magic};
 
 use crate::{
     NodeId,
+    extended::UNIT_BYTES,
     record::{EarlyRow, Entry, RECORD_WORDS, Record},
 };
 
-/// Format of all four tables; they are only ever read together.
-const FORMAT: u32 = 1;
+/// Format of all five tables; they are only ever read together.
+const FORMAT: u32 = 2;
 
 /// File name, kind, and most bytes (of address space, not of memory) of each table.
 const NODES: (&str, Magic, u64) = ("nodes", *b"atlnodes", 1 << 37);
 const NAMES: (&str, Magic, u64) = ("names", *b"atlnames", 1 << 36);
 const ENTRIES: (&str, Magic, u64) = ("entries", *b"atlentry", 1 << 35);
 const EARLY: (&str, Magic, u64) = ("early", *b"atlearly", 1 << 34);
+const EXTENDED: (&str, Magic, u64) = ("extended", *b"atlextnd", 1 << 34);
 
 const WORD_BYTES: u64 = 8;
 const RECORD_BYTES: u64 = RECORD_WORDS as u64 * WORD_BYTES;
@@ -47,6 +49,7 @@ const USED_ENTRIES: usize = 2;
 const USED_EARLY: usize = 3;
 const CONDITION: usize = 4;
 const BOOT: usize = 5;
+const USED_EXTENDED: usize = 6;
 
 /// Whether the tables can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,7 @@ pub(crate) struct Tables {
     names: GrowableMap,
     entries: GrowableMap,
     early: GrowableMap,
+    extended: GrowableMap,
 }
 
 /// A table holds what was never written to it.
@@ -86,6 +90,7 @@ impl Tables {
             names: create(NAMES)?,
             entries: create(ENTRIES)?,
             early: create(EARLY)?,
+            extended: create(EXTENDED)?,
         };
         // Node 0 is nobody: FUSE and the early names use it for "none".
         tables.reserve_nodes(1)?;
@@ -101,6 +106,7 @@ impl Tables {
             names: open(NAMES)?,
             entries: open(ENTRIES)?,
             early: open(EARLY)?,
+            extended: open(EXTENDED)?,
         };
         let condition = tables.nodes.header_word(CONDITION)?.load(Acquire);
         if condition == Condition::Unborn as u64 {
@@ -115,6 +121,7 @@ impl Tables {
             (&tables.names, USED_NAMES, 1),
             (&tables.entries, USED_ENTRIES, ENTRY_BYTES),
             (&tables.early, USED_EARLY, EARLY_BYTES),
+            (&tables.extended, USED_EXTENDED, UNIT_BYTES),
         ] {
             let bytes = tables.used(used).checked_mul(row_bytes);
             if bytes.is_none_or(|bytes| bytes > map.len()) {
@@ -140,7 +147,13 @@ impl Tables {
     /// Brings everything to the disk, under the lock of the writers, so that the tables can be
     /// opened after the machine was restarted.
     pub(crate) fn settle(&self) -> Result<()> {
-        for map in [&self.names, &self.entries, &self.early, &self.nodes] {
+        for map in [
+            &self.names,
+            &self.entries,
+            &self.early,
+            &self.extended,
+            &self.nodes,
+        ] {
             map.sync()?;
         }
         self.nodes
@@ -151,9 +164,15 @@ impl Tables {
 
     /// Bytes of the state folder that the tables take.
     pub(crate) fn allocated_bytes(&self) -> Result<u64> {
-        [&self.nodes, &self.names, &self.entries, &self.early]
-            .into_iter()
-            .try_fold(0, |sum, map| Ok(sum + map.allocated_bytes()?))
+        [
+            &self.nodes,
+            &self.names,
+            &self.entries,
+            &self.early,
+            &self.extended,
+        ]
+        .into_iter()
+        .try_fold(0, |sum, map| Ok(sum + map.allocated_bytes()?))
     }
 
     fn used(&self, counter: usize) -> u64 {
@@ -204,6 +223,28 @@ impl Tables {
     /// Offset of the first of several texts, of `bytes` bytes in all (`text_bytes` of each).
     pub(crate) fn reserve_text(&self, bytes: u64) -> Result<u64> {
         self.reserve(&self.names, USED_NAMES, 1, bytes)
+    }
+
+    /// Bytes of the sets of extended attributes, from the first on.
+    pub(crate) fn extended_bytes(&self) -> u64 {
+        self.used(USED_EXTENDED) * UNIT_BYTES
+    }
+
+    /// Stores a set of extended attributes, a whole number of units; gives its first unit.
+    pub(crate) fn write_extended(&self, set: &[u8]) -> Result<u64> {
+        let units = set.len() as u64 / UNIT_BYTES;
+        let first = self.reserve(&self.extended, USED_EXTENDED, UNIT_BYTES, units)?;
+        self.extended.copy_in(first * UNIT_BYTES, set)?;
+        Ok(first)
+    }
+
+    /// Copies bytes of the sets, which lie one after the other.
+    pub(crate) fn copy_extended(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > self.extended_bytes()) {
+            return Err(damaged("extended attributes are missing"));
+        }
+        self.extended.copy_out(offset, bytes)
     }
 
     pub(crate) fn record(&self, id: NodeId) -> Option<Record<'_>> {

@@ -112,6 +112,7 @@ fn prepare(place: &Path) -> Result<()> {
         name: FILE.as_bytes(),
         attributes: &attributes(Kind::File, (PAGES * PAGE) as u64),
         target: None,
+        extended: &[],
     };
     for bound in namespace.set_entries(NodeId::ROOT, &[entry]) {
         bound?;

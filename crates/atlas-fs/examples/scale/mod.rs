@@ -106,6 +106,7 @@ pub(crate) fn fill(
             name: &child.name,
             attributes,
             target: None,
+            extended: &[],
         })
         .collect();
     let results = namespace.set_entries(folder, &entries);

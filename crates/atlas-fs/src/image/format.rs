@@ -23,6 +23,8 @@ pub(super) const SLOT_BYTES: usize = 32;
 pub(super) const INODE_BYTES: usize = 64;
 pub(super) const CHUNK_INDEX_BYTES: usize = 8;
 pub(super) const ENTRY_BYTES: usize = 12;
+const EXTENDED_HEADER_BYTES: usize = 12;
+const EXTENDED_PLACE_BYTES: usize = 4;
 
 /// A chunk has at most `1 << MOST_CHUNK_BITS` blocks: five bits say how many.
 pub(super) const MOST_CHUNK_BITS: u32 = 31;
@@ -44,6 +46,8 @@ pub(super) struct Superblock {
     pub(super) blocks: u32,
     /// Block at which inodes begin.
     pub(super) inodes_at: u32,
+    /// Block at which extended attributes begin; 0 without any.
+    pub(super) extended_at: u32,
     pub(super) devices: u16,
 }
 
@@ -58,6 +62,7 @@ impl Superblock {
         put(head, at + 16, &self.inodes.to_le_bytes());
         put(head, at + 36, &self.blocks.to_le_bytes());
         put(head, at + 40, &self.inodes_at.to_le_bytes());
+        put(head, at + 44, &self.extended_at.to_le_bytes());
         put(head, at + 80, &INCOMPATIBLE.to_le_bytes());
         put(head, at + 86, &self.devices.to_le_bytes());
         let table = (DEVICE_TABLE_AT / DEVICE_BYTES) as u16;
@@ -126,11 +131,22 @@ pub(super) struct Inode {
     pub(super) gid: u32,
     pub(super) modified: Timestamp,
     pub(super) links: u32,
+    /// Where its extended attributes lie, in units of four bytes; at most 255.
+    pub(super) extended: Vec<u32>,
+}
+
+/// Bytes between an inode with `count` extended attributes and what follows it.
+pub(super) const fn extended_bytes(count: usize) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    (EXTENDED_HEADER_BYTES + count * EXTENDED_PLACE_BYTES).next_multiple_of(CHUNK_INDEX_BYTES)
 }
 
 impl Inode {
-    /// In the extended form: the only one with a time and with 32-bit owners.
-    pub(super) fn encode(&self) -> [u8; INODE_BYTES] {
+    /// In the extended form: the only one with a time and with 32-bit owners. With the places of
+    /// its extended attributes.
+    pub(super) fn encode(&self) -> Vec<u8> {
         const EXTENDED: u16 = 1;
         const WITH_INDEXES: u32 = 0x20;
         let (layout, union) = match self.layout {
@@ -140,7 +156,20 @@ impl Inode {
             Layout::Chunks { bits } => (4, bits | WITH_INDEXES),
             Layout::Device { number } => (0, number),
         };
-        let mut bytes = [0; INODE_BYTES];
+        let mut bytes = vec![0; INODE_BYTES + extended_bytes(self.extended.len())];
+        if !self.extended.is_empty() {
+            // The header counts as one, and so does each place.
+            put(
+                &mut bytes,
+                2,
+                &(self.extended.len() as u16 + 1).to_le_bytes(),
+            );
+            put(&mut bytes, INODE_BYTES + 4, &[self.extended.len() as u8]);
+            for (index, place) in self.extended.iter().enumerate() {
+                let at = INODE_BYTES + EXTENDED_HEADER_BYTES + index * EXTENDED_PLACE_BYTES;
+                put(&mut bytes, at, &place.to_le_bytes());
+            }
+        }
         put(&mut bytes, 0, &(EXTENDED | layout << 1).to_le_bytes());
         put(&mut bytes, 4, &self.mode.to_le_bytes());
         put(&mut bytes, 8, &self.size.to_le_bytes());

@@ -153,6 +153,7 @@ impl Sample {
                 name: &new.name,
                 attributes: &new.attributes,
                 target: new.target.as_deref(),
+                extended: &[],
             })
             .collect();
         let results = self.namespace.set_entries(folder, &entries);

@@ -181,31 +181,37 @@ fn only_files_with_bytes_have_an_address() {
             name: b"file",
             attributes: &file(4),
             target: None,
+            extended: &[],
         },
         NewEntry {
             name: b"empty",
             attributes: &empty,
             target: None,
+            extended: &[],
         },
         NewEntry {
             name: b"link",
             attributes: &link,
             target: Some(b"a/b"),
+            extended: &[],
         },
         NewEntry {
             name: b"fifo",
             attributes: &fifo,
             target: None,
+            extended: &[],
         },
         NewEntry {
             name: b"bare",
             attributes: &link,
             target: None,
+            extended: &[],
         },
         NewEntry {
             name: b"a/b",
             attributes: &fifo,
             target: None,
+            extended: &[],
         },
     ];
     let results = namespace.set_entries(ROOT, &entries);

@@ -116,6 +116,7 @@ fn threads_that_bind_the_same_names_get_the_same_nodes() {
                     name,
                     attributes: &given,
                     target: None,
+                    extended: &[],
                 };
                 let node = namespace.set_entries(folder, &[new]).remove(0).unwrap();
                 assert_eq!(node.attributes, given);

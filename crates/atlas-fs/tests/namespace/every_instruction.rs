@@ -15,13 +15,13 @@ use std::{
     sync::Arc,
 };
 
-use atlas_core::{Attributes, Kind};
-use atlas_fs::{FolderState, Lookup, Namespace, Node, NodeId};
+use atlas_core::{Attributes, ExtendedAttribute, Kind};
+use atlas_fs::{FolderState, Lookup, Namespace, NewEntry, Node, NodeId};
 
 use crate::support::{Counter, attributes, file, folder, names};
 
 const FOLDER_VARIABLE: &str = "ATLAS_TEST_STEP_FOLDER";
-const TABLES: [&str; 4] = ["nodes", "names", "entries", "early"];
+const TABLES: [&str; 5] = ["nodes", "names", "entries", "early", "extended"];
 const NAMES: [&str; 9] = ["a", "b", "c", "d", "e", "early", "hard", "link", "more"];
 const FOLDERS: [NodeId; 2] = [NodeId::ROOT, NodeId(2)];
 
@@ -33,12 +33,12 @@ fn linked() -> Attributes {
 }
 
 /// Of the operations below: those that are stepped through by default.
-const SHORT: [&str; 2] = ["early second name", "failed listing"];
+const SHORT: [&str; 3] = ["early second name", "failed listing", "extended attributes"];
 
 type Operation = fn(&Namespace);
 
 /// In the order in which they are done. `a` is node 2, a folder.
-const OPERATIONS: [(&str, Operation); 10] = [
+const OPERATIONS: [(&str, Operation); 11] = [
     ("early folder", |namespace| {
         let given = attributes(Kind::Folder, 2);
         namespace
@@ -79,6 +79,19 @@ const OPERATIONS: [(&str, Operation); 10] = [
             .set_entry(NodeId::ROOT, b"link", &given, Some(b"/target"))
             .unwrap();
     }),
+    ("extended attributes", |namespace| {
+        let extended = [ExtendedAttribute {
+            name: b"user.a".to_vec(),
+            value: b"12345".to_vec(),
+        }];
+        let new = NewEntry {
+            name: b"c",
+            attributes: &file(11),
+            target: None,
+            extended: &extended,
+        };
+        namespace.set_new(NodeId::ROOT, &new).unwrap();
+    }),
     ("third name", |namespace| {
         namespace
             .set_entry(NodeId::ROOT, b"hard", &linked(), None)
@@ -97,6 +110,7 @@ struct View {
     folders: Vec<(FolderState, Vec<Vec<u8>>)>,
     nodes: Vec<Option<Node>>,
     targets: Vec<Option<Vec<u8>>>,
+    extended: Vec<Option<Vec<ExtendedAttribute>>>,
 }
 
 fn view(namespace: &Namespace) -> View {
@@ -115,6 +129,9 @@ fn view(namespace: &Namespace) -> View {
             .to_vec(),
         nodes: ids().map(|id| namespace.node(id)).collect(),
         targets: ids().map(|id| namespace.link_target(id)).collect(),
+        extended: ids()
+            .map(|id| namespace.extended_attributes(id).ok())
+            .collect(),
     }
 }
 
@@ -140,6 +157,10 @@ fn between(before: &View, middle: &View, after: &View, operation: &str) {
     each([&before.nodes, &middle.nodes, &after.nodes], operation);
     each(
         [&before.targets, &middle.targets, &after.targets],
+        operation,
+    );
+    each(
+        [&before.extended, &middle.extended, &after.extended],
         operation,
     );
 }
@@ -245,9 +266,9 @@ impl Drop for Traced {
 }
 
 /// The counters and the first rows of all tables: all that these operations change.
-fn contents(files: &[File; 4]) -> Vec<u8> {
-    let mut bytes = vec![0; 6144];
-    let (counters, rows) = bytes.split_at_mut(48);
+fn contents(files: &[File; 5]) -> Vec<u8> {
+    let mut bytes = vec![0; 7160];
+    let (counters, rows) = bytes.split_at_mut(56);
     files[0].read_exact_at(counters, 2048).unwrap();
     let (nodes, rows) = rows.split_at_mut(3072);
     for (file, part) in files

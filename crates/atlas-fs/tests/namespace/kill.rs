@@ -76,15 +76,17 @@ impl Mutator {
             );
             let known: Vec<_> = listed
                 .iter()
-                .map(|name| tree::entry(&tree::join(&path, name)))
+                .map(|name| tree::join(&path, name))
+                .map(|path| (tree::entry(&path), tree::extended(&path)))
                 .collect();
             let entries: Vec<_> = listed
                 .iter()
                 .zip(&known)
-                .map(|(name, (attributes, target))| NewEntry {
+                .map(|(name, ((attributes, target), extended))| NewEntry {
                     name,
                     attributes,
                     target: target.as_deref(),
+                    extended,
                 })
                 .collect();
             for (name, node) in listed
@@ -113,10 +115,13 @@ impl Mutator {
                     Lookup::Absent => panic!("lost {}", String::from_utf8_lossy(&path)),
                     Lookup::Named(_) | Lookup::Unknown => {
                         let (attributes, target) = tree::entry(&path);
-                        let target = target.as_deref();
-                        self.namespace
-                            .set_entry(folder, &name, &attributes, target)
-                            .unwrap()
+                        let new = NewEntry {
+                            name: &name,
+                            attributes: &attributes,
+                            target: target.as_deref(),
+                            extended: &tree::extended(&path),
+                        };
+                        self.namespace.set_new(folder, &new).unwrap()
                     }
                 };
                 self.bound(folder, &name, &node);
@@ -199,6 +204,7 @@ fn copy(base: &Path, to: &Path) {
         "tables/names",
         "tables/entries",
         "tables/early",
+        "tables/extended",
     ] {
         fs::copy(base.join(name), to.join(name)).unwrap();
     }
@@ -230,6 +236,8 @@ fn check(base: &Path) -> usize {
         let (attributes, target) = tree::entry(&path);
         assert_eq!(node.attributes, attributes, "{line}");
         assert_eq!(namespace.link_target(node.id), target, "{line}");
+        let extended = namespace.extended_attributes(node.id).unwrap();
+        assert_eq!(extended, tree::extended(&path), "{line}");
         let meaning = (attributes.inode, attributes.links);
         assert_eq!(
             *meanings.entry(node.id).or_insert(meaning),

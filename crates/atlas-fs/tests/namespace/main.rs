@@ -7,6 +7,8 @@ mod concurrency;
 #[cfg(test)]
 mod every_instruction;
 #[cfg(test)]
+mod extended;
+#[cfg(test)]
 mod kill;
 #[cfg(test)]
 mod model;

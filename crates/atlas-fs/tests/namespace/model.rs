@@ -322,6 +322,7 @@ fn step(random: &mut Random, namespace: &Namespace, model: &mut Model) {
                     name,
                     attributes,
                     target: target.as_deref(),
+                    extended: &[],
                 })
                 .collect();
             let answers = namespace.set_entries(at, &entries);

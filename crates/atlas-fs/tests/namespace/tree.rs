@@ -1,6 +1,6 @@
 //! An endless origin that follows from its paths.
 
-use atlas_core::{Attributes, Kind};
+use atlas_core::{Attributes, ExtendedAttribute, Kind};
 
 use crate::support::attributes as plain;
 
@@ -54,4 +54,19 @@ pub(crate) fn entry(path: &[u8]) -> (Attributes, Option<Vec<u8>>) {
         }
         _ => (plain(Kind::Link, inode), Some(path.to_vec())),
     }
+}
+
+/// Some files have a set of their own, more have one of a few.
+pub(crate) fn extended(path: &[u8]) -> Vec<ExtendedAttribute> {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap();
+    let value = match hash(path) % 7 {
+        0 => path.to_vec(),
+        few @ 1..4 => vec![b'x'; few as usize],
+        _ => return Vec::new(),
+    };
+    if name[0] != b'f' {
+        return Vec::new();
+    }
+    let name = b"user.set".to_vec();
+    vec![ExtendedAttribute { name, value }]
 }

@@ -255,7 +255,7 @@ impl Dataset {
             resume,
             read_ahead_bytes: READ_AHEAD_BYTES,
             profile: Profile::Live,
-            posix_acl: false,
+            posix_acl: true,
         };
         let started = Session::start(fuse, Arc::new(front), settings)?;
         *session = Some(started);

@@ -6,18 +6,18 @@
 
 use std::sync::Arc;
 
-use atlas_core::{Attributes, Error, Identity, Kind, PAGE_BYTES};
+use atlas_core::{Attributes, Error, ErrorKind, ExtendedAttribute, Identity, Kind, PAGE_BYTES};
 use atlas_fs::{Node, NodeId};
 use atlas_mount::{
     Filesystem, FolderRequest, NodeAttributes, ReadRequest, ReplyAttributes, ReplyData, ReplyEntry,
-    ReplyFolder, ReplyStatistics, Statistics,
+    ReplyExtended, ReplyFolder, ReplyStatistics, Statistics,
 };
 use atlas_origin::Class;
 
 use crate::ahead;
 use crate::core::Core;
 use crate::fill;
-use crate::scan::{ensure_named, resolve};
+use crate::scan::{ScanProgress, ensure_named, resolve};
 
 /// Entries taken from the namespace at once while a folder is listed.
 const FOLDER_STEP: usize = 128;
@@ -37,6 +37,17 @@ impl LiveFront {
 
     fn shown(&self, node: &Node) -> NodeAttributes {
         shown(node, &self.owner)
+    }
+
+    /// What a node has; `None`: no node has any, for as long as this front is served, and the
+    /// kernel need not ask again.
+    fn extended(&self, node: u64) -> Result<Option<Vec<ExtendedAttribute>>, Error> {
+        let core = &self.core;
+        let complete = core.scan.progress() == ScanProgress::Complete;
+        if complete && !core.namespace.has_extended_attributes() {
+            return Ok(None);
+        }
+        core.namespace.extended_attributes(NodeId(node)).map(Some)
     }
 }
 
@@ -127,6 +138,28 @@ impl Filesystem for LiveFront {
         ensure_named(&self.core, folder, Class::Foreground, Box::new(done));
     }
 
+    fn extended_attribute(&self, node: u64, name: &[u8], reply: ReplyExtended) {
+        match self.extended(node) {
+            Ok(None) => reply.error(libc::ENOSYS),
+            Ok(Some(found)) => match found.iter().find(|one| one.name == name) {
+                Some(attribute) => reply.value(&attribute.value),
+                None => reply.error(libc::ENODATA),
+            },
+            Err(error) => reply.error(errno_of(&error)),
+        }
+    }
+
+    fn extended_attribute_names(&self, node: u64, reply: ReplyExtended) {
+        match self.extended(node) {
+            Ok(None) => reply.error(libc::ENOSYS),
+            Ok(Some(found)) => {
+                let names = found.iter().flat_map(|one| [one.name.as_slice(), b"\0"]);
+                reply.value(&names.collect::<Vec<_>>().concat());
+            }
+            Err(error) => reply.error(errno_of(&error)),
+        }
+    }
+
     fn statistics(&self, _node: u64, reply: ReplyStatistics) {
         let totals = self.core.namespace.totals();
         let nodes = totals.files + totals.folders + totals.links + totals.others;
@@ -136,6 +169,14 @@ impl Filesystem for LiveFront {
             files: nodes,
             ..Statistics::default()
         });
+    }
+}
+
+/// Whatever goes wrong with an ACL must not read as "there is none".
+fn errno_of(error: &Error) -> i32 {
+    match error.kind {
+        ErrorKind::NotFound => libc::ESTALE,
+        _ => libc::EIO,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{fs, os::unix::fs::FileExt};
 
-use atlas_core::{ACCESS_ACL, Attributes, ErrorKind, ExtendedAttribute, Kind};
-use atlas_fs::{Namespace, NewEntry, NodeId};
+use atlas_core::{ACCESS_ACL, Address, Attributes, ErrorKind, ExtendedAttribute, Kind};
+use atlas_fs::{Namespace, NewEntry, NodeId, Slot, write_image};
 
 use atlas_store::table::GrowableMap;
 
@@ -160,4 +160,43 @@ fn tables_of_the_format_before_are_refused_by_name() {
     };
     assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
     assert!(error.message.contains("format 1"), "{error}");
+}
+
+#[test]
+fn an_image_is_the_same_every_time_and_grows_only_with_attributes() {
+    let image = |sets: bool| {
+        let fixture = Fixture::new();
+        let namespace = fixture.create();
+        let listed: Vec<_> = (0..200).map(|number| format!("f{number:03}")).collect();
+        let listed: Vec<_> = listed.iter().map(String::as_str).collect();
+        namespace.name_children(ROOT, names(&listed)).unwrap();
+        for (number, name) in (1..).zip(&listed) {
+            let set = [
+                one(ACCESS_ACL, &[2; 44]),
+                one(b"user.a", &[number as u8 % 3]),
+            ];
+            let set = if sets { set.as_slice() } else { &[] };
+            bind(&namespace, name, &file(number), set).unwrap();
+        }
+        assert!(namespace.complete_if_done(ROOT));
+        let slot = Slot {
+            start: Address(0),
+            length: 64 << 20,
+        };
+        let written = [0, 1].map(|number| {
+            let path = fixture.folder.path().join(format!("image{number}"));
+            write_image(&namespace, &[slot], &fs::File::create(&path).unwrap()).unwrap();
+            fs::read(path).unwrap()
+        });
+        assert!(written[0] == written[1]);
+        written[0].clone()
+    };
+    let (without, with) = (image(false), image(true));
+    // Superblock, inodes of 96 bytes, one folder: no area, and none is named.
+    assert_eq!(without.len(), 4096 + 20_480 + 4096);
+    assert_eq!(without[1024 + 44..1024 + 48], [0; 4]);
+    // An inode with two places takes 96 bytes as well: only the area is new.
+    assert_eq!(with.len(), without.len() + 4096);
+    let area = u32::from_le_bytes(*with[1024 + 44..].first_chunk().unwrap()) as usize * 4096;
+    assert_eq!(with[area..area + 8], [60, 0, 0, 0, 0, 2, 44, 0]);
 }

@@ -1,15 +1,25 @@
 """Trees of files for tests and measurements, and the snapshot that two equal trees share."""
 
 import ctypes
+import errno
 import hashlib
 import os
 import random
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 _LONG_NAME = b"n" * 255
 DEPTH = 30
+
+ACCESS_ACL = "system.posix_acl_access"
+DEFAULT_ACL = "system.posix_acl_default"
+_ACLS = (ACCESS_ACL, DEFAULT_ACL)
+_ACL_TAGS = {"u": 1, "user": 2, "g": 4, "group": 8, "mask": 16, "o": 32}
+
+# Names and values of extended attributes, sorted.
+Extended = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Entry:
     target: bytes | None
     size: int | None
     digest: str | None
+    extended: Extended
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Untouched:
     modified_ns: int
     changed_ns: int
     digest: str | None
+    extended: Extended
 
 
 def _walk(root: bytes) -> list[bytes]:
@@ -95,10 +107,37 @@ def digest_of(descriptor: int) -> str:
     return digest.hexdigest()
 
 
-def _look(root: bytes, path: bytes) -> tuple[os.stat_result, bytes | None, str | None]:
+def extended_of(handle: int) -> Extended:
+    """The extended attributes of an open entry that a data set shows. Links have none."""
+    if stat.S_ISLNK(os.fstat(handle).st_mode):
+        return ()
+    path = f"/proc/self/fd/{handle}"
+    try:
+        names = os.listxattr(path)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return ()
+    shown = (name for name in names if name.startswith("user.") or name in _ACLS)
+    return tuple(sorted((name, os.getxattr(path, name)) for name in shown))
+
+
+def posix_acl(*entries: tuple[str, int] | tuple[str, int, int]) -> bytes:
+    """A POSIX ACL as the kernel takes it, of (kind, rights) and (kind, rights, id).
+
+    Kinds: owner `u`, `user` with an id, owning group `g`, `group` with an id, `mask`, others `o`.
+    """
+    packed = [struct.pack("<I", 2)]
+    for kind, rights, *name in entries:
+        packed.append(struct.pack("<HHI", _ACL_TAGS[kind], rights, *(name or [0xFFFFFFFF])))
+    return b"".join(packed)
+
+
+def _look(root: bytes, path: bytes) -> tuple[os.stat_result, bytes | None, str | None, Extended]:
     handle = open_below(root, path, os.O_PATH)
     try:
         status = os.fstat(handle)
+        extended = extended_of(handle)
         target = os.readlink(b"", dir_fd=handle) if stat.S_ISLNK(status.st_mode) else None
     finally:
         os.close(handle)
@@ -109,7 +148,7 @@ def _look(root: bytes, path: bytes) -> tuple[os.stat_result, bytes | None, str |
             digest = digest_of(reader)
         finally:
             os.close(reader)
-    return status, target, digest
+    return status, target, digest, extended
 
 
 def snapshot(root: str | Path, *, mask_set_id: bool = False) -> dict[bytes, Entry]:
@@ -120,7 +159,7 @@ def snapshot(root: str | Path, *, mask_set_id: bool = False) -> dict[bytes, Entr
     top = os.fsencode(root)
     entries = {}
     for path in _walk(top):
-        status, target, digest = _look(top, path)
+        status, target, digest, extended = _look(top, path)
         mode = stat.S_IMODE(status.st_mode)
         entries[path] = Entry(
             kind=stat.S_IFMT(status.st_mode),
@@ -131,6 +170,7 @@ def snapshot(root: str | Path, *, mask_set_id: bool = False) -> dict[bytes, Entr
             target=target,
             size=status.st_size if digest is not None else None,
             digest=digest,
+            extended=extended,
         )
     return entries
 
@@ -142,12 +182,16 @@ def untouched_snapshot(root: str | Path) -> dict[bytes, Untouched]:
     times of a link's access are taken before its target is read, and the target is not read.
     """
     top = os.fsencode(root)
-    status = os.stat(top)
-    entries = {b"": _untouched(status, None)}
+    handle = os.open(top, os.O_PATH)
+    try:
+        entries = {b"": _untouched(os.fstat(handle), None, extended_of(handle))}
+    finally:
+        os.close(handle)
     for path in _walk(top):
         handle = open_below(top, path, os.O_PATH)
         try:
             status = os.fstat(handle)
+            extended = extended_of(handle)
         finally:
             os.close(handle)
         digest = None
@@ -157,11 +201,11 @@ def untouched_snapshot(root: str | Path) -> dict[bytes, Untouched]:
                 digest = digest_of(reader)
             finally:
                 os.close(reader)
-        entries[path] = _untouched(status, digest)
+        entries[path] = _untouched(status, digest, extended)
     return entries
 
 
-def _untouched(status: os.stat_result, digest: str | None) -> Untouched:
+def _untouched(status: os.stat_result, digest: str | None, extended: Extended) -> Untouched:
     return Untouched(
         mode=status.st_mode,
         uid=status.st_uid,
@@ -172,6 +216,7 @@ def _untouched(status: os.stat_result, digest: str | None) -> Untouched:
         modified_ns=status.st_mtime_ns,
         changed_ns=status.st_ctime_ns,
         digest=digest,
+        extended=extended,
     )
 
 
@@ -244,11 +289,34 @@ def make_odd_tree(root: Path, *, owners: bool) -> None:
         with open(top + b"/" + name, "wb") as file:
             file.write(b"in " + name)
     _make_deep(top)
+    _set_extended(root)
     if owners:
         os.chown(root / "plain.txt", 1234, 4321)
         os.chown(root / "sub", 2001, 2001)
         os.lchown(root / "dangling", 77, 88)
         os.mknod(root / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+
+def _set_extended(root: Path) -> None:
+    """Extended attributes and ACLs, where the file system keeps them."""
+    named = posix_acl(("u", 6), ("user", 4, 2001), ("g", 0), ("mask", 4), ("o", 0))
+    folder = posix_acl(("u", 7), ("g", 0), ("group", 5, 2002), ("mask", 5), ("o", 0))
+    for name, attribute, value in (
+        ("page", "user.colour", b"green"),
+        ("page", "user.empty", b""),
+        ("page", ACCESS_ACL, named),
+        ("extents", ACCESS_ACL, named),
+        ("empty", "user.large", bytes(range(256)) * 8),
+        ("fifo", ACCESS_ACL, named),
+        ("sticky", "user.of-a-folder", b"\0\xff"),
+        ("group-folder", ACCESS_ACL, folder),
+        ("group-folder", DEFAULT_ACL, folder),
+    ):
+        try:
+            os.setxattr(root / name, attribute, value)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
 
 
 def _make_deep(top: bytes) -> None:

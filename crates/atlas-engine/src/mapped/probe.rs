@@ -2,7 +2,8 @@
 //!
 //! Kernels before commit eade54040384 of Linux (February 2026; also in 6.12.y and 6.18.y) fill the
 //! rest of a page with zeros after a short read of the file behind an image, and keep them. So a
-//! read fails on purpose here, and what comes after it must be the right bytes.
+//! read fails on purpose here, and what comes after it must be the right bytes. A kernel that would
+//! not enforce POSIX ACLs gets no image either.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atlas_core::{Address, Attributes, Error, ErrorKind, Kind, PAGE_BYTES, Result, Timestamp};
+use atlas_core::{
+    ACCESS_ACL, Address, Attributes, Error, ErrorKind, ExtendedAttribute, Kind, PAGE_BYTES, Result,
+    Timestamp,
+};
 use atlas_fs::{Allocate, Namespace, NewEntry, NodeId, Slot, write_image};
 use atlas_mount::mounts::{self, DeviceFile, MountOptions};
 use atlas_mount::{
@@ -30,6 +34,11 @@ const PAGES: usize = 12;
 const BAD_PAGE: usize = 5;
 const START: Address = Address(64 << 20);
 const LENGTH: u64 = 64 << 20;
+/// What the mode of the file says, as an ACL: version 2, rights of the owner, the group, others.
+const ACL: &[u8] = &[
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 0, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255,
+    255, 255, 255,
+];
 const DEVICE_NODE: u64 = ROOT_NODE + 1;
 
 /// What was found: each `Ok`, or why not.
@@ -112,7 +121,10 @@ fn prepare(place: &Path) -> Result<()> {
         name: FILE.as_bytes(),
         attributes: &attributes(Kind::File, (PAGES * PAGE) as u64),
         target: None,
-        extended: &[],
+        extended: &[ExtendedAttribute {
+            name: ACCESS_ACL.to_vec(),
+            value: ACL.to_vec(),
+        }],
     };
     for bound in namespace.set_entries(NodeId::ROOT, &[entry]) {
         bound?;
@@ -162,10 +174,14 @@ fn try_sealed(place: &Path) -> Result<()> {
     let mut bytes = vec![0; PAGES * PAGE];
     file.read_exact_at(&mut bytes, 0)
         .map_err(|error| Error::from_io(&error, "read from a test image"))?;
-    if bytes == content() {
-        Ok(())
-    } else {
-        Err(wrong("reads wrong bytes from an image"))
+    if bytes != content() {
+        return Err(wrong("reads wrong bytes from an image"));
+    }
+    // A kernel built without them takes the mask for the rights of the group.
+    let mut acl = vec![0; ACL.len()];
+    match rustix::fs::fgetxattr(&file, "system.posix_acl_access", &mut acl) {
+        Ok(_) if acl == ACL => Ok(()),
+        _ => Err(wrong("does not enforce the POSIX ACLs of an image")),
     }
 }
 

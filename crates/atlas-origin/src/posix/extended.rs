@@ -1,14 +1,14 @@
 //! Extended attributes that a data set shows: the POSIX ACLs and `user.*`.
 
 use std::collections::HashSet;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atlas_core::{ACCESS_ACL, DEFAULT_ACL, ExtendedAttribute, Kind, USER_PREFIX};
 use parking_lot::RwLock;
-use rustix::fs::{getxattr, listxattr};
 use rustix::io::Errno;
 
+use super::reach::Reach;
 use crate::origin::{EXTENDED_LIMIT_COUNT, Entry, USER_LIMIT_BYTES};
 
 /// First guess at the bytes of a value or of a list of names, and what the kernel allows.
@@ -34,19 +34,17 @@ impl ExtendedAttributes {
         self.may_be_needless() && self.without_acls.has(device) && self.without_lists.has(device)
     }
 
-    /// Adds them to what is known of an open entry that is no link.
+    /// Adds them to what is known of an entry that is no link.
     ///
     /// # Errors
     /// Those of the origin. Attributes that the identity may not read are left out: their file is
     /// one that it may not read either. The ACL never is.
-    pub(super) fn read(&self, entry: BorrowedFd<'_>, looked: &mut Entry) -> rustix::io::Result<()> {
-        // Descriptors that only name an entry take no fgetxattr(), so the way leads through /proc.
-        let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
+    pub(super) fn read(&self, reach: &Reach<'_>, looked: &mut Entry) -> rustix::io::Result<()> {
         let device = looked.attributes.device;
         let mut found = Vec::new();
         // Asked for by name: not every file system lists it, and most know it by now.
         if !self.without_acls.has(device) {
-            match value(&path, ACCESS_ACL) {
+            match value(reach, ACCESS_ACL) {
                 Ok(acl) => found.extend(acl),
                 Err(Errno::OPNOTSUPP) => self.without_acls.add(device),
                 Err(errno) => return Err(errno),
@@ -55,7 +53,7 @@ impl ExtendedAttributes {
         let names = if self.without_lists.has(device) {
             Vec::new()
         } else {
-            match with_room(|room| listxattr(&path, room)) {
+            match with_room(|room| reach.list(room)) {
                 Ok(names) => names,
                 Err(Errno::OPNOTSUPP) => {
                     self.without_lists.add(device);
@@ -71,11 +69,11 @@ impl ExtendedAttributes {
         for name in names {
             if name == DEFAULT_ACL {
                 if folder {
-                    found.extend(value(&path, name)?);
+                    found.extend(value(reach, name)?);
                 }
                 continue;
             }
-            let attribute = match value(&path, name) {
+            let attribute = match value(reach, name) {
                 Ok(Some(attribute)) => attribute,
                 Ok(None) | Err(Errno::ACCESS | Errno::PERM) => continue,
                 Err(errno) => return Err(errno),
@@ -100,8 +98,9 @@ fn is_shown(name: &&[u8]) -> bool {
 }
 
 /// `None`: the entry does not have it.
-fn value(path: &str, name: &[u8]) -> rustix::io::Result<Option<ExtendedAttribute>> {
-    match with_room(|room| getxattr(path, name, room)) {
+fn value(reach: &Reach<'_>, name: &[u8]) -> rustix::io::Result<Option<ExtendedAttribute>> {
+    let attribute = CString::new(name).map_err(|_| Errno::INVAL)?;
+    match with_room(|room| reach.get(&attribute, room)) {
         Ok(value) => Ok(Some(ExtendedAttribute {
             name: name.to_vec(),
             value,

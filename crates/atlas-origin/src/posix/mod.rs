@@ -4,8 +4,10 @@ mod extended;
 mod file;
 mod folders;
 mod path;
+mod reach;
 mod root;
 
+use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -24,7 +26,8 @@ use rustix::io::Errno;
 use self::extended::ExtendedAttributes;
 use self::folders::Folders;
 use self::path::{check_name, check_path, split};
-use self::root::Root;
+use self::reach::Reach;
+use self::root::{Root, last_errno};
 use crate::origin::{Counters, Entry, Listed, Origin, ReadRequest, stale};
 use crate::own_mounts::{OwnMounts, device_of};
 
@@ -157,67 +160,80 @@ impl PosixOrigin {
     }
 
     fn stat_in(&self, folder: BorrowedFd<'_>, name: &[u8]) -> Result<Entry> {
-        if self.extended.may_be_needless() {
-            let found = status(folder, name, AtFlags::empty());
-            let attributes = found.and_then(|found| attributes_of(&found));
-            let attributes = attributes.map_err(|errno| failed(errno, name))?;
+        self.try_stat_in(folder, name)
+            .map_err(|errno| failed(errno, name))?
+            .ok_or_else(|| stale(name, "it changes all the time"))
+    }
+
+    /// `None` for an entry that never holds still.
+    fn try_stat_in(
+        &self,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> rustix::io::Result<Option<Entry>> {
+        if reach::by_name() {
+            let name = &CString::new(name).map_err(|_| Errno::INVAL)?;
+            let (found, changed) = self.look(&Reach::Named { folder, name })?;
+            if !changed && found.attributes.kind != Kind::Link {
+                return Ok(Some(found));
+            }
+        } else if self.extended.may_be_needless() {
+            let attributes = attributes_of(&status(folder, name, AtFlags::empty())?)?;
             if attributes.kind != Kind::Link && self.extended.is_needless(attributes.device) {
-                return Ok(plain(attributes));
+                return Ok(Some(plain(attributes)));
             }
         }
-        // All that is told comes from one descriptor, so from the same entry.
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let entry = root::open_beneath(folder, name, flags).map_err(|errno| failed(errno, name))?;
+        let entry = root::open_beneath(folder, name, flags)?;
+        let reach = Reach::held(entry.as_fd());
         let mut before: Option<Entry> = None;
         for _ in 0..LOOKS {
-            let look = self.look(entry.as_fd(), name);
-            let (found, changed) = look.map_err(|errno| failed(errno, name))?;
-            let rights = |entry: &Entry| {
-                let Attributes {
-                    permissions,
-                    uid,
-                    gid,
-                    ..
-                } = entry.attributes;
-                (permissions, uid, gid)
-            };
+            let (mut found, changed) = self.look(&reach)?;
+            if found.attributes.kind == Kind::Link {
+                // Only a hint: an origin may say any size.
+                let room = found.attributes.size.min(libc::PATH_MAX as u64) as usize + 1;
+                let target = readlinkat(&entry, c"", Vec::with_capacity(room))?;
+                found.target = Some(target.into_bytes());
+                return Ok(Some(found));
+            }
             // A file may be written all the time; it is its rights that must hold together.
             let settled = before.as_ref().is_some_and(|before| {
                 rights(before) == rights(&found) && before.extended == found.extended
             });
             if !changed || settled {
-                return Ok(found);
+                return Ok(Some(found));
             }
             before = Some(found);
         }
-        Err(stale(name, "it changes all the time"))
+        Ok(None)
     }
 
-    /// What an open entry is, and whether it changed meanwhile: the mode before a change and the
-    /// ACL after it may let in whom neither lets in.
-    fn look(&self, entry: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(Entry, bool)> {
-        let found = status(entry, b"", AtFlags::empty())?;
-        let mut looked = plain(attributes_of(&found)?);
-        let attributes = &looked.attributes;
-        if attributes.kind == Kind::Link {
-            // Only a hint: an origin may say any size.
-            let room = attributes.size.min(libc::PATH_MAX as u64) as usize + 1;
-            let target = readlinkat(entry, c"", Vec::with_capacity(room))?;
-            looked.target = Some(target.into_bytes());
-            return Ok((looked, false));
-        }
+    /// What an entry is, but for the target of a link, and whether it changed meanwhile: the mode
+    /// before a change and the ACL after it may let in whom neither lets in.
+    fn look(&self, reach: &Reach<'_>) -> rustix::io::Result<(Entry, bool)> {
+        let mut looked = plain(attributes_of(&reach.status(AtFlags::empty())?)?);
+        let Attributes { kind, device, .. } = looked.attributes;
         // What lies in an Atlas mount is refused when it is read; asking for more of it would be
         // asking ourselves.
-        if self.own_mounts.admit(attributes.device, name).is_err() {
+        let alone = kind == Kind::Link || self.own_mounts.admit(device, b"").is_err();
+        if alone || self.extended.is_needless(device) {
             return Ok((looked, false));
         }
-        self.extended.read(entry, &mut looked)?;
-        if self.extended.is_needless(looked.attributes.device) {
+        self.extended.read(reach, &mut looked)?;
+        if self.extended.is_needless(device) {
             return Ok((looked, false));
         }
-        // An origin that was asked for an ACL has told the attributes along with it.
-        let again = status(entry, b"", AtFlags::STATX_DONT_SYNC)?;
-        let changed = timestamp(&again.stx_ctime) != looked.attributes.changed;
+        let again = attributes_of(&reach.status(AtFlags::empty())?)?;
+        let version = |attributes: &Attributes| {
+            let Attributes {
+                device,
+                inode,
+                changed,
+                ..
+            } = *attributes;
+            (device, inode, changed)
+        };
+        let changed = version(&again) != version(&looked.attributes);
         Ok((looked, changed))
     }
 
@@ -381,6 +397,12 @@ fn status(folder: BorrowedFd<'_>, name: &[u8], sync: AtFlags) -> rustix::io::Res
     };
     let flags = own | sync | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     statx(folder, name, flags, StatxFlags::BASIC_STATS)
+}
+
+/// Who may do what, as far as the mode says it.
+const fn rights(entry: &Entry) -> (u32, u32, u32) {
+    let attributes = &entry.attributes;
+    (attributes.permissions, attributes.uid, attributes.gid)
 }
 
 const fn plain(attributes: Attributes) -> Entry {

@@ -258,6 +258,6 @@ fn private_mount(folder: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

@@ -56,6 +56,13 @@ impl ExtendedAttributes {
             match with_room(|room| reach.list(room)) {
                 Ok(names) => names,
                 Err(Errno::OPNOTSUPP) => {
+                    // A kernel's file system lists what it enforces, so it has no ACLs. Only FUSE
+                    // may have a server that knows values but no lists; without either it answers
+                    // for ACLs that there is none, as often as it is asked.
+                    let values = reach.get(c"user.atlas", &mut []);
+                    if found.is_empty() && values == Err(Errno::OPNOTSUPP) {
+                        self.without_acls.add(device);
+                    }
                     self.without_lists.add(device);
                     Vec::new()
                 }

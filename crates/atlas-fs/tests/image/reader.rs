@@ -153,6 +153,7 @@ impl Reader {
             target: target.unwrap_or_default(),
             device: inode.device(),
             places: self.places(inode),
+            extended: self.image.xattrs_inode(inode).unwrap(),
         }
     }
 

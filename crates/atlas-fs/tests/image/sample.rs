@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
-use atlas_core::{Address, Attributes, Kind, PAGE_BYTES, Result, Timestamp, round_up_to_page};
+use atlas_core::{
+    ACCESS_ACL, Address, Attributes, ExtendedAttribute, Kind, PAGE_BYTES, Result, Timestamp,
+    round_up_to_page,
+};
 use atlas_fs::{Allocate, ImageTotals, Namespace, NewEntry, NodeId, Slot, write_image};
 use tempfile::TempDir;
 
@@ -147,13 +150,13 @@ impl Sample {
     }
 
     pub(crate) fn bind(&self, folder: NodeId, news: &[New]) -> Vec<NodeId> {
-        let entries: Vec<_> = news
-            .iter()
-            .map(|new| NewEntry {
+        let extended: Vec<_> = news.iter().map(extended).collect();
+        let entries: Vec<_> = (news.iter().zip(&extended))
+            .map(|(new, extended)| NewEntry {
                 name: &new.name,
                 attributes: &new.attributes,
                 target: new.target.as_deref(),
-                extended: &[],
+                extended,
             })
             .collect();
         let results = self.namespace.set_entries(folder, &entries);
@@ -161,6 +164,26 @@ impl Sample {
             .into_iter()
             .map(|result| result.unwrap().id)
             .collect()
+    }
+}
+
+/// Most have none; some share a set, some have one of their own, and some as many as there may be.
+fn extended(new: &New) -> Vec<ExtendedAttribute> {
+    let inode = new.attributes.inode;
+    let one = |name: &[u8], value: Vec<u8>| ExtendedAttribute {
+        name: name.to_vec(),
+        value,
+    };
+    let acl = || one(ACCESS_ACL, vec![2; 44]);
+    match inode % 20 {
+        _ if new.attributes.kind == Kind::Link => Vec::new(),
+        3 => vec![acl()],
+        5 => vec![acl(), one(b"user.own", inode.to_le_bytes().to_vec())],
+        7 => vec![one(b"user.l", vec![1; inode as usize % 9000])],
+        11 if inode % 200 == 11 => (0..255)
+            .map(|number| one(format!("user.{number:03}").as_bytes(), Vec::new()))
+            .collect(),
+        _ => Vec::new(),
     }
 }
 

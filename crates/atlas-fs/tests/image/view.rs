@@ -1,6 +1,6 @@
 //! What a tree looks like, whoever looks at it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use atlas_core::{Kind, PAGE_BYTES, SET_ID_BITS};
 use atlas_fs::{Namespace, Node, NodeId, Slot};
@@ -27,6 +27,7 @@ pub(crate) struct Entry {
     pub(crate) device: Option<(u32, u32)>,
     /// Device (the first is 1) and byte in it of each of `probes`. Empty where not looked at.
     pub(crate) places: Vec<(u16, u64)>,
+    pub(crate) extended: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// All names, a folder before what it holds, the names in one in the order of their bytes.
@@ -81,6 +82,8 @@ pub(crate) fn of_namespace(namespace: &Namespace, slots: &[Slot]) -> Tree {
             namespace.link_target(node.id).unwrap_or_default(),
             slots,
         ));
+        let extended = namespace.extended_attributes(node.id).unwrap().into_iter();
+        tree[position].extended = extended.map(|one| (one.name, one.value)).collect();
         for child in namespace.children(node.id, 0, usize::MAX).into_iter().rev() {
             if !child.gone {
                 let node = namespace.node(child.id).unwrap();
@@ -131,5 +134,6 @@ fn entry(
         target,
         device,
         places,
+        extended: BTreeMap::new(),
     }
 }

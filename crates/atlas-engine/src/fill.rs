@@ -50,16 +50,16 @@ pub(crate) fn read_live(core: &Core, node: &Node, offset: u64, buffer: &mut [u8]
         core.counters.hit_bytes.fetch_add(length, Ordering::Relaxed);
         return true;
     }
-    if read.is_ok() || read.is_err_and(|error| error.kind == ErrorKind::NotFound) {
-        // Given up meanwhile, by whoever found it damaged, or freed it: that one has counted it.
-        return false;
-    }
+    // What was given up meanwhile, by whoever found it damaged or freed it, that one has counted.
+    let given_up = read.is_ok() || read.is_err_and(|error| error.kind == ErrorKind::NotFound);
     // A damaged page has given its extent up; whatever else is wrong with the tier's tables shows
     // only when the extent is looked at whole.
     for extent in extents_of(address, node.attributes.size, offset, length) {
-        let sound =
-            core.volume.is_live(extent.address) && matches!(core.volume.verify(&extent), Ok(true));
-        if !sound {
+        let live = core.volume.is_live(extent.address);
+        if given_up && !live {
+            continue;
+        }
+        if !live || !matches!(core.volume.verify(&extent), Ok(true)) {
             core.lost_cached(node, &extent);
         }
     }

@@ -37,17 +37,11 @@ struct DatasetInput {
     quota_bytes: u64,
     include: Vec<String>,
     exclude: Vec<String>,
-    #[pyo3(default)]
     label: String,
-    #[pyo3(default)]
     mapped: bool,
-    #[pyo3(default)]
     seal: bool,
-    #[pyo3(default)]
     held: Vec<String>,
-    #[pyo3(default)]
     scrub_period_seconds: f64,
-    #[pyo3(default)]
     scrub_bytes_per_second: u64,
 }
 

@@ -58,6 +58,7 @@ def start_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     try:
         own_folder(home.run, 0o755)
         own_folder(home.log, 0o700)
+        _refuse_nobody()
         return _start_locked(home, time.monotonic() + timeout_seconds)
     except OSError as error:
         denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -67,6 +68,20 @@ def start_node(home: Home, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
             printable(str(error)),
             hint="atlasctl doctor",
         ) from error
+
+
+def _refuse_nobody() -> None:
+    """A node of an id that every unmapped id looks like could not tell its owner from others: it
+    would refuse every command, also the one that stops it."""
+    for kind, identity in (("uid", os.geteuid()), ("gid", os.getegid())):
+        nobody = int(Path(f"/proc/sys/kernel/overflow{kind}").read_text())
+        if identity == nobody:
+            raise AtlasError(
+                errors.DENIED,
+                "no node is started here",
+                f"{kind} {nobody} is what every id without a meaning here looks like",
+                hint="run the command as another user",
+            )
 
 
 def _start_locked(home: Home, deadline: float) -> bool:

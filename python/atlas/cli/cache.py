@@ -40,8 +40,8 @@ cache = Group(
 def list_(run: Run) -> None:
     """List your data sets (root: everybody's).
 
-    CACHED counts verified bytes. A total with a '+' is still growing: the scan of the origin goes
-    on. '-o wide' adds files, hit ratio, front, source and path.
+    CACHED counts verified bytes. A total with a '+' is not all: the scan of the origin goes on,
+    or could not read a part. '-o wide' adds files, hit ratio, front, source and path.
     """
     from atlas.api.models import DatasetList
     from atlas.cli.session import used

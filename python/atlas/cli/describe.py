@@ -24,8 +24,12 @@ def age(timestamp: str | None) -> str:
 
 
 def total_size(status: models.DatasetStatus) -> str:
-    """The size of the origin; what a running scan has counted so far carries a '+'."""
-    return format_size(status.total_bytes) + ("+" if status.scan.state == "Running" else "")
+    """The size of the origin; what a scan has counted that has not seen all carries a '+'."""
+    return format_size(status.total_bytes) + _more(status)
+
+
+def _more(status: models.DatasetStatus) -> str:
+    return "" if status.scan.state == "Complete" else "+"
 
 
 def hit_ratio(status: models.DatasetStatus) -> str:
@@ -54,7 +58,7 @@ def dataset_table(items: Sequence[models.Dataset], *, wide: bool) -> list[str]:
         ]
         if wide:
             row += [
-                f"{status.files:,}" + ("+" if status.scan.state == "Running" else ""),
+                f"{status.files:,}" + _more(status),
                 hit_ratio(status),
                 status.scan.state,
                 status.front or "-",

@@ -69,7 +69,12 @@ def _failed(run: Run, arguments: Sequence[str], error: BaseException) -> int:
     elif isinstance(error, click.ClickException):
         shown = failures.usage_error(error)
     elif isinstance(error, KeyboardInterrupt):
-        shown = errors.AtlasError(errors.INTERRUPTED, "interrupted")
+        shown = errors.AtlasError(
+            errors.INTERRUPTED,
+            "interrupted",
+            "what the node was already asked for it finishes all the same",
+            hint="atlasctl cache list",
+        )
     else:
         shown = errors.AtlasError(
             errors.INTERNAL,

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -388,10 +389,18 @@ class Datasets:
             try:
                 self._mounting.unmount(entry, detach=False)
             except AtlasError as error:
-                if error.kind is not errors.BUSY:
+                if error.kind not in (errors.BUSY, errors.NOT_FOUND):
                     raise
-                # Somebody came between the look and the unmount.
+                # Somebody came between the look and the unmount, or lies on top of it.
                 self._lifecycle.restore_mounts(row)
+                if error.kind is errors.NOT_FOUND:
+                    raise AtlasError(
+                        errors.CONFLICT,
+                        f"data set {row.name} cannot be unmounted from {printable(entry.path)}",
+                        "something else is mounted over it",
+                        hint=f"umount {shlex.quote(entry.path)}, then the same command again",
+                        unchanged=f"data set {row.name} stays mounted",
+                    ) from error
                 found = self.holders(caller, row)
                 raise in_use(
                     row.name, found, f"atlasctl cache delete {row.name} --force"

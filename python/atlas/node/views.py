@@ -238,11 +238,12 @@ def _fill(status: DatasetStatus, engine: "_native.DatasetStatus") -> None:
 
 
 def percentage(engine: "_native.DatasetStatus") -> float:
-    """Cached bytes of all that is known; 100 only when it is true: of nothing, when the scan has
-    found that there is nothing, and never by rounding."""
+    """Cached bytes of all that is known; 100 only when it is true: when the scan has found all that
+    there is, and never by rounding."""
     total, cached = engine["total_bytes"], engine["cached_bytes"]
+    complete = engine["scan"]["state"] == "Complete"
     if total == 0:
-        return 100.0 if engine["scan"]["state"] == "Complete" else 0.0
-    if cached >= total:
+        return 100.0 if complete else 0.0
+    if cached >= total and complete:
         return 100.0
     return min(99.9, round(100 * cached / total, 1))

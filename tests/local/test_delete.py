@@ -1,11 +1,16 @@
 """Deleting: never under somebody's feet unless forced, and nothing stays behind."""
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from atlas.testing.node import LocalNode
 from atlas.testing.trees import make_files
+from conftest import ROOT_REASON, can_mount
 
 HOLD = "import sys; file = open(sys.argv[1], 'rb'); print('open', flush=True); sys.stdin.read(); "
 MAP = """
@@ -104,3 +109,34 @@ def test_working_directory_and_mapping_are_holders(node: LocalNode, work: Path) 
     assert refused.returncode == 4
     assert str(mapper.pid) in refused.stderr
     node.ok("cache", "delete", "data", "-y")
+
+
+def test_a_full_state_folder_can_be_freed_by_a_delete(work: Path) -> None:
+    """On a disk of its own, which is filled to the last byte."""
+    if not can_mount():
+        pytest.skip(ROOT_REASON)
+    disk, home, source = work / "disk", work / "small", work / "source"
+    make_files(source, 200, 3_000)
+    home.mkdir(mode=0o700)
+    with open(disk, "wb") as file:
+        file.truncate(48 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(home)], check=True)
+    try:
+        with LocalNode(home) as node:
+            node.create("data", source, size="64Mi")
+            node.create("other", source, size="64Mi")
+            node.wait_front("data", "lazy")
+            with open(home / "filler", "wb", buffering=0) as filler, suppress(OSError):
+                while True:
+                    filler.write(bytes(1024))
+            assert os.statvfs(home).f_bavail < 4
+            refused = node.run("cache", "create", "third", "--from", str(source), "--size", "64Mi")
+            assert refused.returncode != 0, "the disk is not full"
+            node.ok("cache", "delete", "data", "-y")
+            node.ok("cache", "delete", "other", "-y", "--force")
+            assert node.json("cache", "list")["items"] == []
+            (home / "filler").unlink()
+            node.create("third", source, size="64Mi")
+    finally:
+        subprocess.run(["umount", "-l", str(home)], check=True)

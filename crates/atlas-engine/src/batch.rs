@@ -167,7 +167,11 @@ fn count(load: &Load, item: &Item) {
 }
 
 fn fail(core: &Core, load: &Load, item: &Item, error: &Error) {
-    load.progress.failed(&core.path(item.node.id), error);
+    let path = core.path(item.node.id);
+    match item.left {
+        Some(_) => load.progress.failed_part(item.node.id, &path, error),
+        None => load.progress.failed(&path, error),
+    }
 }
 
 fn fetch(

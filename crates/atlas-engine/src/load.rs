@@ -5,6 +5,7 @@
 //! or one extent of a larger file. What is on the tier already is passed over, which is all that
 //! resuming takes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -103,9 +104,18 @@ pub(crate) struct Progress {
     skipped_bytes: AtomicU64,
     failed_count: AtomicU64,
     failed: Mutex<Vec<(String, String)>>,
+    /// Files of several extents of which one failed.
+    failed_large: Mutex<HashSet<NodeId>>,
 }
 
 impl Progress {
+    /// As `failed`, of an extent of a file of several: a file counts once.
+    pub(crate) fn failed_part(&self, node: NodeId, path: &[u8], reason: &Error) {
+        if self.failed_large.lock().insert(node) {
+            self.failed(path, reason);
+        }
+    }
+
     pub(crate) fn failed(&self, path: &[u8], reason: &Error) {
         self.failed_count.fetch_add(1, Ordering::Relaxed);
         let mut failed = self.failed.lock();

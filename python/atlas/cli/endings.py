@@ -97,7 +97,7 @@ def _problem(client: NodeClient, load: models.DataLoad) -> AtlasError:
         return AtlasError(
             errors.LOAD_FAILED,
             f"the load of {name} failed",
-            status.message or f"{status.failed_count:,} files could not be loaded",
+            status.message or f"{status.failed_count:,} files or folders could not be loaded",
             f"atlasctl cache events {name}",
             "what is cached stays; the rest is read from the origin",
             details,
@@ -107,13 +107,13 @@ def _problem(client: NodeClient, load: models.DataLoad) -> AtlasError:
     if status.skipped_bytes:
         causes.append(f"no space for {format_size(status.skipped_bytes)}")
     if status.failed_count:
-        causes.append(f"{status.failed_count:,} files could not be loaded")
+        causes.append(f"{status.failed_count:,} files or folders could not be loaded")
     return AtlasError(
         errors.PARTLY_DONE,
         f"the load of {name} is partial: {status.files:,}{total} files are cached",
         "; ".join(causes) or status.message,
         _larger(client, name) if status.skipped_bytes else again,
-        "what is not cached is read from the origin",
+        "what is cached stays; the rest is asked of the origin when it is read",
         details,
     )
 

@@ -5,6 +5,7 @@ What is about to be done to the machine is written before it is done (`creating`
 """
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ Phase = Literal["creating", "present", "deleting", "releasing", "freeing"]
 until the kernel lets go of the last mount; freeing: what comes then, also without a name."""
 
 EVENTS_KEPT: Final = 200
+RESERVE_BYTES: Final = 1 << 20
+"""On the disk beside the database: given up where a delete finds it full, since that is what makes
+room again."""
 LOADS_KEPT: Final = 20
 
 _TABLES: Final = """
@@ -174,6 +178,8 @@ class Database:
                 f"the node's state in {path} has format {found}, this version reads {FORMAT}",
                 hint="use the version of Atlas that wrote it",
             )
+        self._reserve = path.with_name(f"{path.name}.reserve")
+        self._keep_reserve()
 
     def _bring(self, statements: str, fronts_boot: str | None = None) -> None:
         """To the present format, in one transaction. With `fronts_boot` each data set has had a
@@ -234,22 +240,22 @@ class Database:
             raise AtlasError(errors.CONFLICT, f"data set {row.name} exists already") from error
 
     def set_phase(self, identifier: str, phase: Phase) -> None:
-        self._run("UPDATE datasets SET phase = ? WHERE id = ?", phase, identifier)
+        self._remove(("UPDATE datasets SET phase = ? WHERE id = ?", phase, identifier))
 
     def set_spec(self, identifier: str, spec: DatasetSpec) -> None:
         self._run("UPDATE datasets SET spec = ? WHERE id = ?", to_json(spec), identifier)
 
     def begin_release(self, identifier: str) -> None:
         """`releasing`: from now on the name and the mount folders are free for others."""
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE datasets SET phase = 'releasing' WHERE id = ?", (identifier,)
-            )
-            connection.execute("DELETE FROM mounts WHERE dataset = ?", (identifier,))
+        self._remove(
+            ("UPDATE datasets SET phase = 'releasing' WHERE id = ?", identifier),
+            ("DELETE FROM mounts WHERE dataset = ?", identifier),
+        )
 
     def remove_dataset(self, identifier: str) -> None:
         """With its mounts, loads and events."""
-        self._run("DELETE FROM datasets WHERE id = ?", identifier)
+        self._remove(("DELETE FROM datasets WHERE id = ?", identifier))
+        self._keep_reserve()
 
     def mounts(self, dataset: str | None = None) -> list[MountRow]:
         """All, or those of one data set, oldest first."""
@@ -277,7 +283,7 @@ class Database:
             raise AtlasError(errors.CONFLICT, f"{row.given} is in use by another mount") from error
 
     def remove_mount(self, path: str) -> None:
-        self._run("DELETE FROM mounts WHERE path = ?", path)
+        self._remove(("DELETE FROM mounts WHERE path = ?", path))
 
     def fronts(self, dataset: str) -> list[FrontRow]:
         """Of one data set, oldest first."""
@@ -327,7 +333,7 @@ class Database:
         self._run("UPDATE fronts SET device = ? WHERE number = ?", device, front.number)
 
     def remove_front(self, front: FrontRow) -> None:
-        self._run("DELETE FROM fronts WHERE number = ?", front.number)
+        self._remove(("DELETE FROM fronts WHERE number = ?", front.number))
 
     def remove_fronts_of_other_boots(self, boot: str) -> None:
         """What cannot be removed, on a full disk, is of another boot all the same."""
@@ -336,11 +342,10 @@ class Database:
 
     def end_fronts(self, dataset: str) -> None:
         """All that need a process are over; sealed ones may still be used where they were open."""
-        with self._transaction() as connection:
-            connection.execute(
-                "DELETE FROM fronts WHERE dataset = ? AND kind != 'sealed'", (dataset,)
-            )
-            connection.execute("UPDATE fronts SET attached = 0 WHERE dataset = ?", (dataset,))
+        self._remove(
+            ("DELETE FROM fronts WHERE dataset = ? AND kind != 'sealed'", dataset),
+            ("UPDATE fronts SET attached = 0 WHERE dataset = ?", dataset),
+        )
 
     def loads(self, dataset: str | None = None) -> list[tuple[str, DataLoad]]:
         """(data set id, load), oldest first."""
@@ -446,6 +451,27 @@ class Database:
     def _run(self, statement: str, *values: Any) -> None:
         with self._transaction() as connection:
             connection.execute(statement, values)
+
+    def _remove(self, *statements: tuple[str, *tuple[Any, ...]]) -> None:
+        """Statements, each with its values, in one transaction that a full disk does not stop."""
+
+        def run() -> None:
+            with self._transaction() as connection:
+                for statement, *values in statements:
+                    connection.execute(statement, values)
+
+        try:
+            run()
+        except AtlasError as error:
+            if error.kind is not errors.NO_SPACE or not self._reserve.exists():
+                raise
+            self._reserve.unlink(missing_ok=True)
+            run()
+
+    def _keep_reserve(self) -> None:
+        """Where there is no room for it now, a later delete makes some."""
+        with suppress(OSError), open(self._reserve, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
 
     def _all(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
         with self._lock:

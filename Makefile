@@ -13,7 +13,7 @@ SUITES := $(wildcard tests/unit tests/semantics tests/local tests/faults)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test check bench lint types unit clean
+.PHONY: help build demo test check bench bench-scale lint types unit clean
 
 help:
 	@echo 'make build   leave .venv/bin/atlasctl'
@@ -22,6 +22,7 @@ help:
 	@echo 'make check   lint, types and unit tests: before each commit'
 	@echo 'make lint    formatting, lints and layers alone'
 	@echo 'make bench   measure against a plain folder and cp; writes bench.json'
+	@echo 'make bench-scale   images of many files and many segments (FILES=10000000)'
 	@echo 'make clean   remove what the other targets made'
 
 build: $(NATIVE)
@@ -55,6 +56,10 @@ demo: build $(STAMPS)/demo
 
 bench: build
 	$(BIN)/python -m atlas.bench.speed $(BENCH)
+
+bench-scale: build
+	$(BIN)/python -m atlas.bench.slots
+	cargo run --locked --quiet --release -p atlas-fs --example image_scale -- $(or $(FILES),1000000)
 
 lint: $(STAMPS)/dev
 	cargo fmt --all --check

@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -197,48 +198,73 @@ def volumes(tier: Path) -> list[str]:
     return sorted(path.name for path in tier.iterdir() if path.is_dir())
 
 
-def damage(tier: Path, source: Path, count: int) -> int:
-    """Turns one byte of `count` files round, in the tier, behind everybody's back."""
-    segments = {path: path.read_bytes() for path in tier.rglob("*") if path.is_file()}
-    done = 0
-    for file in sorted(source.rglob("*.bin"))[:count]:
-        content = file.read_bytes()
-        for segment, stored in segments.items():
-            at = stored.find(content)
-            if at < 0:
-                continue
-            position = at + (done * 7919) % len(content)
-            with open(segment, "r+b", buffering=0) as target:
-                os.pwrite(target.fileno(), bytes([stored[position] ^ 1]), position)
-            done += 1
-            break
-    return done
+def damage(tier: Path, source: Path, count: int, kind: str) -> int:
+    """Spoils what the tier holds of `count` files, behind everybody's back: a byte of each turned,
+    the contents of pairs exchanged, a page of each punched. Gives how many."""
+    places = []
+    for segment in tier.rglob("segment-*"):
+        stored = segment.read_bytes()
+        for file in sorted(source.rglob("*.bin"))[:count]:
+            content = file.read_bytes()
+            if (at := stored.find(content)) >= 0:
+                places.append((segment, at, content))
+    for number, (segment, at, content) in enumerate(places):
+        position = at + number * 7919 % len(content)
+        with open(segment, "r+b", buffering=0) as target:
+            if kind == "flip":
+                os.pwrite(target.fileno(), bytes([content[position - at] ^ 1]), position)
+            elif kind == "exchange":
+                _, _, other = places[number ^ 1]
+                os.pwrite(target.fileno(), other, at)
+            else:
+                page = ["--offset", str(at // 4096 * 4096), "--length", "4096"]
+                subprocess.run(["fallocate", "--punch-hole", *page, str(segment)], check=True)
+    return len(places)
 
 
-def test_damage_is_never_served_by_a_lazy_front(node: LocalNode, work: Path) -> None:
+@pytest.mark.parametrize("kind", ["flip", "exchange", "punch"])
+def test_damage_is_never_served_by_a_lazy_front(node: LocalNode, work: Path, kind: str) -> None:
     """Found by its checksum, counted, and fetched again."""
     source = work / "source"
     make_files(source, DAMAGED, 6_000, folders=10)
     mount = node.create("data", source, "--front", "lazy", "--warm")
     node.wait_front("data", "lazy")
     status = node.status("data")
-    damaged = damage(Path(status["tiers"][0]["path"]), source, DAMAGED)
+    damaged = damage(Path(status["tiers"][0]["path"]), source, DAMAGED, kind)
     assert damaged == DAMAGED
     assert differences(snapshot(source), snapshot(mount)) == []
     after = node.status("data")
-    print(f"{damaged} bytes turned, {after['damagedExtents']} extents found damaged")
+    print(f"{kind}: {damaged} extents spoiled, {after['damagedExtents']} found damaged")
     assert after["damagedExtents"] == damaged
     assert after["originRequests"] - status["originRequests"] >= damaged
 
 
-def test_damage_below_a_sealed_front_is_found_by_scrub(node: LocalNode, work: Path) -> None:
+def test_segments_cut_off_are_never_served_by_a_lazy_front(node: LocalNode, work: Path) -> None:
+    source = work / "source"
+    make_files(source, 200, 100_000, folders=10)
+    mount = node.create("data", source, "--front", "lazy", "--warm", medium="SSD")
+    node.wait_front("data", "lazy")
+    segments = list(Path(node.status("data")["tiers"][0]["path"]).rglob("segment-*"))
+    for segment in segments:
+        os.truncate(segment, 10_000_000)
+    drop_pages()
+    assert differences(snapshot(source), snapshot(mount)) == []
+    found = node.status("data")["damagedExtents"]
+    print(f"{len(segments)} segments cut off, {found} extents found damaged")
+    assert found > 50
+
+
+@pytest.mark.parametrize("kind", ["flip", "exchange", "punch"])
+def test_damage_below_a_sealed_front_is_found_by_scrub(
+    node: LocalNode, work: Path, kind: str
+) -> None:
     """Within the stated period; then nothing wrong is served any more."""
     source = work / "source"
     make_files(source, DAMAGED, 6_000, folders=10)
     node.configure(scrub_period="2s", scrub_rate="0", swap_rest="0s", reseal_rest="1s")
     mount = sealed(node, source)
     status = node.status("data")
-    damaged = damage(Path(status["tiers"][0]["path"]), source, DAMAGED)
+    damaged = damage(Path(status["tiers"][0]["path"]), source, DAMAGED, kind)
     assert damaged == DAMAGED
     node.wait_for(
         lambda: node.status("data")["damagedExtents"] >= damaged, "the scrub to find it all", 30
@@ -248,4 +274,5 @@ def test_damage_below_a_sealed_front_is_found_by_scrub(node: LocalNode, work: Pa
     )
     node.wait_front("data", "sealed")
     assert differences(snapshot(source), snapshot(mount)) == []
-    print(f"{damaged} bytes turned, {node.status('data')['damagedExtents']} extents found damaged")
+    found = node.status("data")["damagedExtents"]
+    print(f"{kind}: {damaged} extents spoiled, {found} found damaged")

@@ -1,13 +1,15 @@
 """S4 and S5: a large file read in order, and looking at many names, through each front.
 
-S4: 1 GiB in reads of 1 MiB, all cached and the page cache kept; and while it is being filled from
-an origin whose pages are dropped, against reading the origin itself in the same state.
+S4: 1 GiB in order in reads of 1 MiB, at random in reads of 256 kB, and through a mapping, all
+cached and the page cache kept; and in order while it is being filled from an origin of 500 MB/s,
+against reading that origin itself.
 S5: walk + stat of a tree through a front that nobody has looked at, and a repeated `ls -lR`; both
 against the plain folder that was walked before, which is the harder comparison.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import subprocess
@@ -33,11 +35,15 @@ from atlas.bench.fronts import (
     show,
 )
 from atlas.bench.report import Table
+from atlas.bench.slow_origin import Slowness, slow_origin
 from atlas.bench.workplace import CommandError, Workplace
 from atlas.testing.trees import make_empty_files
 
 LARGE_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
+ORIGIN = Slowness(latency_seconds=0.0, bytes_per_second=500_000_000)
+"""What one client of a parallel file system may get."""
 NAMES = 20_000
 PASSES = 7
 FRESH_PASSES = 3
@@ -66,6 +72,25 @@ def read_in_order(path: Path) -> None:
             size += count
     if size != LARGE_BYTES:
         raise CommandError(f"{path} has {size} bytes, not {LARGE_BYTES}")
+
+
+def read_at_random(path: Path) -> None:
+    """Read all of a file of LARGE_BYTES once, in pieces of 256 kB, in an order of their own."""
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    order = list(range(0, LARGE_BYTES, PIECE_BYTES))
+    random.Random(2).shuffle(order)
+    with open(path, "rb", buffering=0) as file:
+        for offset in order:
+            if os.preadv(file.fileno(), [buffer], offset) != PIECE_BYTES:
+                raise CommandError(f"{path} is too short")
+
+
+def read_mapped(path: Path) -> None:
+    """Copy all of a file out of a mapping of it, in steps of 1 MiB."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+        for offset in range(0, LARGE_BYTES, CHUNK_BYTES):
+            if len(view[offset : offset + CHUNK_BYTES]) != CHUNK_BYTES:
+                raise CommandError(f"{path} is too short")
 
 
 def list_long(root: Path) -> None:
@@ -98,11 +123,17 @@ def large_file(workplace: Workplace) -> list[dict[str, Any]]:
     shown = [show(workplace, plain, "large", front, quota=quota) for front in offered(workplace)]
     os.sync()
     drop([os.fsencode(plain / "file")])
-    things = _each(plain, shown, lambda root: read_in_order(root / "file"))
-    found = rounds(things, PASSES)
-    sent = _counted(workplace, shown, messages, lambda one: things[one.front](PASSES))
-    results = [_result("S4", "1 GiB in order, complete, pages kept", found, messages_per_pass=sent)]
-    _report(results)
+    results = []
+    for words, read in (
+        ("in order", read_in_order),
+        ("at random, 256 kB", read_at_random),
+        ("mapped", read_mapped),
+    ):
+        things = _each(plain, shown, lambda root, read=read: read(root / "file"))  # type: ignore[misc]
+        found = rounds(things, PASSES)
+        sent = _counted(workplace, shown, messages, lambda one: things[one.front](PASSES))  # noqa: B023
+        results.append(_result("S4", f"1 GiB {words}, complete", found, messages_per_pass=sent))
+        _report(results)
     for one in shown:
         workplace.delete(one.dataset)
     results.append(_filling(workplace, plain, quota))
@@ -111,14 +142,13 @@ def large_file(workplace: Workplace) -> list[dict[str, Any]]:
 
 
 def _filling(workplace: Workplace, plain: Path, quota: int) -> dict[str, Any]:
-    def cold(path: Path) -> Seconds:
-        drop([os.fsencode(plain / "file")])
-        return timed(lambda: read_in_order(path))
+    slow = workplace.folder / "slow"
+    slow.mkdir()
 
     def through(front: str) -> Callable[[int], Seconds]:
         def read(_: int) -> Seconds:
-            one = show(workplace, plain, "filling", front, quota=quota, warm=False)
-            took = cold(one.root / "file")
+            one = show(workplace, slow, "filling", front, quota=quota, warm=False)
+            took = timed(lambda: read_in_order(one.root / "file"))
             workplace.delete(one.dataset)
             return took
 
@@ -126,10 +156,13 @@ def _filling(workplace: Workplace, plain: Path, quota: int) -> dict[str, Any]:
 
     # A sealed front has nothing left to fill.
     fronts = [front for front in offered(workplace) if front != "sealed"]
-    things: dict[str, Callable[[int], Seconds]] = {PLAIN: lambda _: cold(plain / "file")}
-    things |= {front: through(front) for front in fronts}
-    found = rounds(things, FRESH_PASSES, settling=1)
-    return _result("S4", "1 GiB in order, filling, origin's pages dropped", found)
+    with slow_origin(plain, slow, ORIGIN):
+        things: dict[str, Callable[[int], Seconds]] = {
+            PLAIN: lambda _: timed(lambda: read_in_order(slow / "file"))
+        }
+        things |= {front: through(front) for front in fronts}
+        found = rounds(things, FRESH_PASSES, settling=1)
+    return _result("S4", "1 GiB in order, filling, origin of 500 MB/s", found)
 
 
 def names(workplace: Workplace) -> list[dict[str, Any]]:

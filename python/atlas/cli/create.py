@@ -114,6 +114,7 @@ def create(
     read is cached on the way. The same create again is 'unchanged'; one that differs is refused
     with the differences (exit code 4). A glob without '/' matches the last name at any depth.
     """
+    from atlas.api.units import printable
     from atlas.cli.session import started
     from atlas.cli.show import show
 
@@ -125,12 +126,18 @@ def create(
         _show_object(run, dataset)
         return
     client = started(run)
+    before = set() if path is None else {mount.spec.path for mount in client.mounts()}
     answer, created = client.create(dataset, path, dry_run=dry_run == "server")
     if dry_run:
         run.say(f"Data set {name} would be {'created' if created else 'unchanged'}.")
         _show_object(run, answer)
         return
-    run.say(f"Data set {name} {'created; it is readable now' if created else 'unchanged'}.")
+    if created:
+        run.say(f"Data set {name} created; it is readable now.")
+    elif path is not None and path not in before:
+        run.say(f"Data set {name} is shown at {printable(path)} too, otherwise unchanged.")
+    else:
+        run.say(f"Data set {name} unchanged.")
     if created and not warm:
         run.say(f"To load all of it: atlasctl cache warm {name}")
     show(

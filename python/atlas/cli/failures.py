@@ -45,7 +45,8 @@ def _lines(error: AtlasError) -> Iterator[tuple[str, str]]:
 def usage_error(error: click.ClickException) -> AtlasError:
     """A mistake on the command line, as the error that is shown; Click has found near matches."""
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    message = error.format_message().strip().rstrip(".")
+    # Click lays choices out in lines; a message is one.
+    message = " ".join(error.format_message().split()).rstrip(".")
     return AtlasError(
         INVALID,
         message[:1].lower() + message[1:],

@@ -116,8 +116,10 @@ class Registry:
         status: Literal["True", "False", "Unknown"],
         reason: str,
         message: str = "",
+        since: str | None = None,
     ) -> Condition:
-        """A condition with the time at which it last became what it is."""
+        """A condition with the time at which it last became what it is: `since` where the caller
+        knows it, else when it was first looked at."""
         entry = self.entry(identifier)
         with self._guard:
             known = entry.conditions.get(kind)
@@ -129,7 +131,7 @@ class Registry:
                 status=status,
                 reason=reason,
                 message=message,
-                last_transition_time=format_time(time.time()),
+                last_transition_time=since or format_time(time.time()),
             )
             entry.conditions[kind] = condition
             return condition

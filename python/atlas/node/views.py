@@ -190,6 +190,7 @@ class Views:
                     if not engine["sealable"]
                     else "Waiting",
                     status.front_reason or "",
+                    status.fronts[0].since,
                 )
             )
         if engine["degraded"] is not None:

@@ -1,6 +1,7 @@
 """What is warm is read without the origin; what is not gives the origin's own error."""
 
 import errno
+import random
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,31 @@ def test_links_that_leave_are_named(node: LocalNode, work: Path) -> None:
     assert "absolute" in described
     assert "\x1b" not in described
     assert "2" in described
+
+
+def test_shuffled_epochs_over_half_a_cache(node: LocalNode, work: Path) -> None:
+    """What was admitted stays: each epoch finds as much of it as there is room for, in whatever
+    order it reads. (Least recently used would find .15.)"""
+    source = work / "source"
+    size, files = 64 << 10, 1000
+    make_files(source, files, size, folders=10)
+    names = sorted(path.relative_to(source) for path in source.rglob("*.bin"))
+    quota = files * size // 2 + (1 << 20)  # half the data, and the tables
+    mount = node.create("half", source, size=str(quota))
+    node.wait_front("half", "lazy")
+    assert node.run("cache", "warm", "half").returncode == 8, "it cannot be loaded whole"
+    order = random.Random(3)
+    epochs = []
+    for _ in range(3):
+        before = node.status("half")
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+        order.shuffle(names)
+        for name in names:
+            assert (mount / name).stat().st_size == len((mount / name).read_bytes())
+        after = node.status("half")
+        hits, misses = (after[kind] - before[kind] for kind in ("hitBytes", "missBytes"))
+        assert hits + misses >= files * size
+        epochs.append(hits / (hits + misses))
+    print(f"hit ratio of each epoch: {', '.join(f'{ratio:.3f}' for ratio in epochs)}")
+    assert 0.49 <= min(epochs) <= max(epochs) < 0.6
+    assert node.status("half")["tiers"][0]["usedBytes"] <= quota

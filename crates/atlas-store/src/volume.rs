@@ -4,6 +4,7 @@ mod check;
 mod commit;
 mod fill;
 mod free;
+mod huge;
 mod lease;
 mod maker;
 mod open;

@@ -316,3 +316,26 @@ fn a_segment_that_is_freed_can_be_filled_again_in_its_place() {
         assert_eq!(count(&again, &extents, ExtentState::Absent), extents.len());
     }
 }
+
+#[test]
+fn pages_in_memory_are_put_together_and_stay_what_they_were() {
+    let bed = Bed::new(Medium::Memory);
+    let volume = bed.create(1 << 30);
+    let (_, extents) = add_file(&volume, 20 << 20);
+    let used = volume.usage().used_bytes;
+    let start = starts(&volume)[0];
+    let lease = volume.lease(&[start]).unwrap();
+    let huge = volume.collapse(start).unwrap();
+    println!("{huge} huge pages");
+    assert!(extents.iter().all(|extent| reads_right(&volume, extent)));
+    drop(lease);
+    volume.clear(&extents[3]).unwrap();
+    assert!(volume.usage().used_bytes <= used);
+    for (number, extent) in extents.iter().enumerate() {
+        assert_eq!(reads_right(&volume, extent), number != 3);
+    }
+    fill(&volume, &extents[3]).unwrap();
+    assert!(extents.iter().all(|extent| reads_right(&volume, extent)));
+    volume.clear_segment(start).unwrap();
+    assert_eq!(count(&volume, &extents, ExtentState::Absent), extents.len());
+}

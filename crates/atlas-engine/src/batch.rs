@@ -7,7 +7,7 @@ use std::time::Instant;
 use atlas_core::{Error, Extent, Result};
 use atlas_fs::{Node, NodeId};
 use atlas_origin::{Origin, ReadRequest};
-use atlas_store::ExtentState;
+use atlas_store::{ExtentState, Verified};
 
 use crate::core::Core;
 use crate::flights::{Flight, Joined};
@@ -120,9 +120,13 @@ fn unverified(core: &Arc<Core>, load: &Load, claimed: Claimed) -> Option<Claimed
     if core.volume.state(extent) == ExtentState::Absent {
         return Some(claimed);
     }
-    if !matches!(core.volume.verify(extent), Ok(true)) {
-        core.lost_cached(&claimed.item.node, extent);
-        return Some(claimed);
+    match core.volume.verify(extent) {
+        Ok(Verified::Sound) => {}
+        Ok(Verified::Absent) => return Some(claimed),
+        Ok(Verified::Damaged) | Err(_) => {
+            core.lost_cached(&claimed.item.node, extent);
+            return Some(claimed);
+        }
     }
     let Claimed { item, flight } = claimed;
     count(load, &item);

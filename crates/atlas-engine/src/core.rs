@@ -60,25 +60,25 @@ impl Counters {
 
 impl Cached {
     fn add(&mut self, node: &Node, bytes: u64) {
-        self.bytes += bytes as i64;
-        self.files += i64::from(self.change(node, bytes as i64).1);
+        self.change(node, bytes as i64);
     }
 
     fn remove(&mut self, node: &Node, bytes: u64) {
-        self.bytes -= bytes as i64;
-        self.files -= i64::from(self.change(node, -(bytes as i64)).0);
+        self.change(node, -(bytes as i64));
     }
 
-    /// Whether the whole file is there: before a change of so many bytes, and after it.
-    fn change(&mut self, node: &Node, bytes: i64) -> (bool, bool) {
+    fn change(&mut self, node: &Node, bytes: i64) {
+        self.bytes += bytes;
         let size = node.attributes.size;
         if size <= EXTENT_BYTES {
-            return (bytes < 0, bytes > 0);
+            self.files += bytes.signum();
+            return;
         }
         let there = self.large.entry(node.id).or_default();
         let before = std::mem::replace(there, *there + bytes);
-        let whole = |bytes| u64::try_from(bytes) == Ok(size);
-        (whole(before), whole(*there))
+        // Of an extent that is counted late there may be more than the file has.
+        let whole = |bytes: i64| i64::from(bytes >= size as i64);
+        self.files += whole(*there) - whole(before);
     }
 }
 

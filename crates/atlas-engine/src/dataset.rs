@@ -304,6 +304,7 @@ impl Dataset {
         if loads.get(id).is_some_and(|load| !load.ended()) {
             return Ok(());
         }
+        self.stop_freeing();
         loads.insert(id.to_owned(), Load::start(&self.core, settings)?);
         Ok(())
     }

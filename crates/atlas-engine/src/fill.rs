@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use atlas_core::{Error, ErrorKind, Extent, Result, extents_of};
 use atlas_fs::Node;
 use atlas_origin::{Class, Origin};
-use atlas_store::{ExtentState, Reservation};
+use atlas_store::{ExtentState, Reservation, Verified};
 use parking_lot::Mutex;
 
+use crate::ahead::Place;
 use crate::core::{Core, Done, provisional_for};
 use crate::flights::{Flight, Joined, Waiter};
 use crate::pages::PageBuffer;
@@ -55,11 +56,12 @@ pub(crate) fn read_live(core: &Core, node: &Node, offset: u64, buffer: &mut [u8]
     // A damaged page has given its extent up; whatever else is wrong with the tier's tables shows
     // only when the extent is looked at whole.
     for extent in extents_of(address, node.attributes.size, offset, length) {
-        let live = core.volume.is_live(extent.address);
-        if given_up && !live {
-            continue;
-        }
-        if !live || !matches!(core.volume.verify(&extent), Ok(true)) {
+        let lost = match core.volume.verify(&extent) {
+            Ok(Verified::Sound) => false,
+            Ok(Verified::Absent) => !given_up,
+            Ok(Verified::Damaged) | Err(_) => true,
+        };
+        if lost {
             core.lost_cached(node, &extent);
         }
     }
@@ -123,7 +125,9 @@ fn need(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, pending: &Arc<Pendin
 
 /// Begins to fetch an extent that nobody waits for yet. Where there is no space to keep it, there is
 /// no use in that.
-pub(crate) fn fetch_ahead(core: &Arc<Core>, node: &Arc<Node>, extent: Extent) {
+///
+/// As urgent as what somebody waits for: a reader that comes to it waits for this job.
+pub(crate) fn fetch_ahead(core: &Arc<Core>, node: &Arc<Node>, extent: Extent, place: Place) {
     let state = core.volume.state(&extent);
     if state == ExtentState::Live {
         return;
@@ -136,7 +140,8 @@ pub(crate) fn fetch_ahead(core: &Arc<Core>, node: &Arc<Node>, extent: Extent) {
     let live = || core.volume.is_live(extent.address);
     if let Ok(Joined::Leader(flight)) = core.flights.join(extent.address, None, live) {
         let (job_core, node) = (Arc::clone(core), Arc::clone(node));
-        core.readers.submit(Class::Prefetch, move |origin| {
+        core.readers.submit(Class::Foreground, move |origin| {
+            let _place = place;
             fetch(&job_core, origin, &node, extent, reservation, flight);
         });
     }
@@ -186,7 +191,8 @@ fn fetch(
     let mut buffer = PageBuffer::new(extent.footprint() as usize);
     if core.volume.state(&extent) != ExtentState::Absent {
         let length = extent.length as usize;
-        if matches!(core.volume.verify(&extent), Ok(true))
+        let verified = core.volume.verify(&extent);
+        if matches!(verified, Ok(Verified::Sound))
             && core
                 .volume
                 .read(extent.address, &mut buffer[..length])
@@ -197,7 +203,9 @@ fn fetch(
                 .fetch_add(u64::from(extent.length), Ordering::Relaxed);
             return flight.land(&Ok(&buffer[..length]));
         }
-        core.lost_cached(node, &extent);
+        if !matches!(verified, Ok(Verified::Absent)) {
+            core.lost_cached(node, &extent);
+        }
         reservation = reserve(core, node, &extent);
     }
     match fetch_from_origin(core, origin, node, extent, reservation, &mut buffer) {

@@ -26,9 +26,10 @@ impl Dataset {
     /// # Errors
     /// What the tier says; the rest follows by itself.
     pub(crate) fn free(&self) -> Result<Freed> {
+        let _sweeping = self.sweeping().lock();
+        // Under the lock: a sweep that ends meanwhile takes the mark away.
         self.core().freeing.store(true, Ordering::Release);
         self.mapped().holds();
-        let _sweeping = self.sweeping().lock();
         self.sweep()
     }
 
@@ -45,12 +46,21 @@ impl Dataset {
                 let Some(_sweeping) = dataset.sweeping().try_lock() else {
                     return;
                 };
+                if !dataset.core().freeing.load(Ordering::Acquire) {
+                    return;
+                }
                 if let Err(error) = dataset.sweep() {
                     dataset.core().warn("NotFreed", error.message);
                 }
             });
         // The next tick tries again.
         drop(started);
+    }
+
+    /// Somebody wants the bytes again: what is still held is kept.
+    pub(crate) fn stop_freeing(&self) {
+        let _sweeping = self.sweeping().lock();
+        self.core().freeing.store(false, Ordering::Release);
     }
 
     fn sweep(&self) -> Result<Freed> {
@@ -68,7 +78,7 @@ impl Dataset {
             }
         }
         core.freed(&cleared);
-        if let Some(error) = failure {
+        if let Some(error) = failure.or(cleared.failure) {
             return Err(error);
         }
         if held_bytes == 0 {

@@ -18,4 +18,4 @@ mod volume;
 pub use quota::{Reservation, Usage};
 pub use segments::{SegmentClass, SegmentInfo};
 pub use tier::{Medium, Tier};
-pub use volume::{Cleared, ExtentState, Lease, Volume, VolumeSettings};
+pub use volume::{Cleared, ExtentState, Lease, Verified, Volume, VolumeSettings};

@@ -32,6 +32,7 @@ use commit::{Changes, Committer};
 pub use free::Cleared;
 pub use lease::Lease;
 use maker::Maker;
+pub use read::Verified;
 
 /// What a volume may use.
 #[derive(Clone, Copy, Debug)]

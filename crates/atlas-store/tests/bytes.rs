@@ -39,7 +39,7 @@ fn many_small_files_are_filled_by_one_call() {
             assert!(volume.is_live(extent.address));
             assert!(!volume.is_live(extent.address.plus(4096)));
             assert!(reads_right(&volume, extent));
-            assert!(volume.verify(extent).unwrap());
+            assert!(volume.verify(extent).unwrap().is_sound());
         }
         assert_eq!(volume.usage().reserved_bytes, 0);
     }
@@ -119,7 +119,7 @@ fn a_flipped_byte_is_found_by_verify_and_by_read() {
             file.write_all_at(&[byte[0] ^ (1 << random.below(8))], place)
                 .unwrap();
             if round % 2 == 0 {
-                assert!(!volume.verify(&extent).unwrap());
+                assert!(!volume.verify(&extent).unwrap().is_sound());
             } else {
                 let mut buffer = vec![0; extent.footprint() as usize];
                 let error = volume.read(address, &mut buffer).unwrap_err();
@@ -127,7 +127,7 @@ fn a_flipped_byte_is_found_by_verify_and_by_read() {
             }
             assert_eq!(volume.state(&extent), ExtentState::Absent);
             fill(&volume, &extent).unwrap();
-            assert!(volume.verify(&extent).unwrap() && reads_right(&volume, &extent));
+            assert!(volume.verify(&extent).unwrap().is_sound() && reads_right(&volume, &extent));
         }
         assert_eq!(volume.damaged_extents(), 200);
     }

@@ -123,7 +123,7 @@ fn a_full_live_folder_leaves_files_without_a_place_and_kills_nobody() {
     assert_eq!(other.0, vast.0 + (1 << 40));
     let extent = one_extent(vast, 4096);
     assert_eq!(volume.state(&extent), ExtentState::Absent);
-    assert!(!volume.verify(&extent).unwrap() && !reads_right(&volume, &extent));
+    assert!(!volume.verify(&extent).unwrap().is_sound() && !reads_right(&volume, &extent));
     volume.clear(&extent).unwrap();
     assert!(volume.degraded().is_some() && reads_right(&volume, &extents[0]));
     let small = one_extent(volume.allocate(100_000, false).unwrap(), 100_000);
@@ -229,7 +229,7 @@ fn a_failing_disk_degrades_and_only_what_was_committed_comes_back() {
     let volume = Volume::open(&Arc::new(tier.unwrap()), "wav", live.path(), settings).unwrap();
     for extent in &committed {
         assert_eq!(volume.state(extent), ExtentState::Unverified);
-        assert!(volume.verify(extent).unwrap() && reads_right(&volume, extent));
+        assert!(volume.verify(extent).unwrap().is_sound() && reads_right(&volume, extent));
     }
     for extent in &uncommitted {
         assert_eq!(volume.state(extent), ExtentState::Absent);

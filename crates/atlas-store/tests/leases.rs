@@ -57,7 +57,7 @@ fn below_a_lease_nothing_is_taken_away() {
         let mut damaged = padded(&extent);
         damaged[5000] ^= 1;
         file.write_all_at(&damaged, offset).unwrap();
-        assert!(!volume.verify(&extent).unwrap());
+        assert!(!volume.verify(&extent).unwrap().is_sound());
         assert_eq!(volume.state(&extent), ExtentState::Absent);
         assert_eq!(
             seen(&file, offset, &extent),
@@ -198,7 +198,7 @@ fn a_scrub_looks_below_the_page_cache() {
     let (_, extents) = add_file(&volume, SIZE);
     let extent = extents[0];
     volume.commit().unwrap();
-    assert!(volume.scrub(&extent).unwrap());
+    assert!(volume.scrub(&extent).unwrap().is_sound());
 
     let disk = File::options()
         .read(true)
@@ -214,10 +214,10 @@ fn a_scrub_looks_below_the_page_cache() {
     disk.write_all_at(&[content[100] ^ 1], place + 100).unwrap();
 
     assert!(
-        volume.verify(&extent).unwrap(),
+        volume.verify(&extent).unwrap().is_sound(),
         "the page cache remembers the right bytes"
     );
-    assert!(!volume.scrub(&extent).unwrap());
+    assert!(!volume.scrub(&extent).unwrap().is_sound());
     assert_eq!(volume.damaged_extents(), 1);
     assert_eq!(volume.state(&extent), ExtentState::Absent);
 }

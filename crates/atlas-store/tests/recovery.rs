@@ -102,7 +102,7 @@ fn after_a_reboot_a_disk_is_verified_before_it_is_believed() {
     );
     for (index, extent) in extents.iter().enumerate() {
         assert!(!volume.is_live(extent.address));
-        assert_eq!(volume.verify(extent).unwrap(), index != 7);
+        assert_eq!(volume.verify(extent).unwrap().is_sound(), index != 7);
         assert_eq!(reads_right(&volume, extent), index != 7);
     }
     assert_eq!(volume.state(&extents[7]), ExtentState::Absent);
@@ -148,7 +148,7 @@ fn a_crash_between_data_and_bits_leaves_absent_extents() {
     let volume = bed.open_on(&bed.tier_in_boot("the next boot")).unwrap();
     assert_eq!(volume.state(&committed[0]), ExtentState::Unverified);
     assert_eq!(volume.state(&uncommitted[0]), ExtentState::Absent);
-    assert!(!volume.verify(&uncommitted[0]).unwrap());
+    assert!(!volume.verify(&uncommitted[0]).unwrap().is_sound());
     fill(&volume, &uncommitted[0]).unwrap();
     assert!(reads_right(&volume, &uncommitted[0]));
 }

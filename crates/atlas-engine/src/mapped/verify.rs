@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use atlas_core::{Address, Extent, extents_of};
 use atlas_fs::Node;
+use atlas_store::Verified;
 use parking_lot::Mutex;
 
 use super::image::Image;
@@ -169,7 +170,10 @@ impl Verification {
                     Depth::Tier => core.volume.verify(&extent),
                     Depth::Medium => core.volume.scrub(&extent),
                 };
-                if matches!(checked, Ok(true)) {
+                if matches!(checked, Ok(Verified::Absent)) {
+                    // Given up by somebody who has counted it, or freed: not this pass's to repair.
+                    sound = false;
+                } else if matches!(checked, Ok(Verified::Sound)) {
                     let slot = (image.slots)
                         .partition_point(|slot| slot.start <= extent.address)
                         .checked_sub(1);

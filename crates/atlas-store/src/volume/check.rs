@@ -8,7 +8,7 @@ use atlas_core::{Address, Error, Extent, PAGE_BYTES, Result};
 use rustix::fs::{Advice, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Shared, Volume};
+use super::{Shared, Verified, Volume};
 use crate::files::{self, failed};
 use crate::segments::Segment;
 use crate::tier::Medium;
@@ -21,7 +21,7 @@ impl Volume {
     ///
     /// # Errors
     /// As `verify`.
-    pub fn scrub(&self, extent: &Extent) -> Result<bool> {
+    pub fn scrub(&self, extent: &Extent) -> Result<Verified> {
         if self.tier.medium() != Medium::Memory
             && let Some(segment) = self.shared.segments.find(extent.address)
             && let Some(file) = segment.file()

@@ -1,6 +1,6 @@
 //! Giving back all that a segment holds, for whoever wants the space and not the bytes.
 
-use atlas_core::{Address, Result};
+use atlas_core::{Address, Error, Result};
 
 use super::Volume;
 use crate::files;
@@ -11,6 +11,8 @@ pub struct Cleared {
     words: Vec<(u64, u64)>,
     /// Bytes that the tier has got back.
     pub freed_bytes: u64,
+    /// Why it has not got all of them: they are forgotten all the same.
+    pub failure: Option<Error>,
 }
 
 impl Cleared {
@@ -28,6 +30,7 @@ impl Cleared {
     pub fn append(&mut self, higher: Self) {
         self.words.extend(higher.words);
         self.freed_bytes += higher.freed_bytes;
+        self.failure = self.failure.take().or(higher.failure);
     }
 }
 
@@ -61,16 +64,16 @@ impl Volume {
         let punched = segment
             .file()
             .map_or(Ok(()), |file| files::punch(file, 0, segment.length));
-        if let Err(error) = withdrawn.and(punched) {
-            shared.health.failed(&error);
+        let measured = shared.measure(segment, &mut writer);
+        let failure = withdrawn.and(punched).and(measured).err();
+        match &failure {
+            Some(error) => shared.health.failed(error),
+            None => shared.health.try_soon(),
         }
-        if let Err(error) = shared.measure(segment, &mut writer) {
-            shared.health.failed(&error);
-        }
-        shared.health.try_soon();
         Ok(Cleared {
             words,
             freed_bytes: before.saturating_sub(writer.allocated_bytes),
+            failure,
         })
     }
 }

@@ -25,6 +25,23 @@ enum Failure {
     Tier(Error),
 }
 
+/// What a comparison of an extent with its checksums has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// It is live.
+    Sound,
+    /// It was not there, or somebody else gave it up.
+    Absent,
+    /// It was there, and is no more.
+    Damaged,
+}
+
+impl Verified {
+    pub fn is_sound(self) -> bool {
+        self == Self::Sound
+    }
+}
+
 impl Volume {
     /// Reads from any address on; the bytes may belong to several extents of one file. Every page
     /// is compared with its checksum, so what was punched, cut off or flipped meanwhile is an error
@@ -48,18 +65,17 @@ impl Volume {
         Ok(())
     }
 
-    /// Compares a whole extent with its checksums. True: it is live. False: it is absent, and was
-    /// forgotten if it was there.
+    /// Compares a whole extent with its checksums. What is damaged is forgotten.
     ///
     /// # Errors
     /// None at present: a tier that cannot be read has nothing, and the volume is degraded.
-    pub fn verify(&self, extent: &Extent) -> Result<bool> {
+    pub fn verify(&self, extent: &Extent) -> Result<Verified> {
         let shared = &self.shared;
         let Some(segment) = shared.segments.find(extent.address) else {
-            return Ok(false);
+            return Ok(Verified::Absent);
         };
         if shared.state(extent.address) == ExtentState::Absent {
-            return Ok(false);
+            return Ok(Verified::Absent);
         }
         let mut buffer = vec![0; extent.footprint() as usize];
         let first = shared.read_checked(segment, extent.address, &mut buffer);
@@ -68,12 +84,12 @@ impl Volume {
         let checked = first.or_else(|_| shared.read_checked(segment, extent.address, &mut buffer));
         let (index, bit) = bit_of(extent.address);
         if shared.state(extent.address) == ExtentState::Absent {
-            return Ok(false);
+            return Ok(Verified::Absent);
         }
         match checked {
             Ok(()) => {
                 shared.live.set(index, bit);
-                Ok(true)
+                Ok(Verified::Sound)
             }
             Err(failure) => {
                 if let Failure::Tier(error) = &failure {
@@ -84,7 +100,7 @@ impl Volume {
                 if let Err(error) = shared.measure(segment, &mut writer) {
                     shared.health.failed(&error);
                 }
-                Ok(false)
+                Ok(Verified::Damaged)
             }
         }
     }

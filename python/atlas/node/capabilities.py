@@ -42,7 +42,12 @@ class Capabilities:
                 self._live = _probe_live(self._system)
             found, now = self._mapped, time.monotonic()
             if found is None or (_missing(found) and now >= self._next_try):
-                found = self._mapped = self._probe_mapped()
+                again = self._probe_mapped()
+                # What worked once is not gone because another try met a full disk.
+                kept = {
+                    name: answer for name, answer in (found or {}).items() if answer == AVAILABLE
+                }
+                found = self._mapped = again | kept
                 self._next_try = now + AGAIN_SECONDS
             return self._live | found
 

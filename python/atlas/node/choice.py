@@ -73,12 +73,12 @@ def _unsealed(situation: Situation) -> str | None:
     """Why the front cannot be sealed, or stay so; None: it can."""
     if situation.setting == "lazy":
         return "not sealed: the data set's setting excludes it"
-    sealed = situation.capabilities["sealed"]
-    if sealed != AVAILABLE:
-        return f"this machine has no sealed front: {sealed}"
     if situation.present == "sealed":
         trouble = situation.sealed_trouble
         return None if trouble is None else f"not sealed: {trouble}"
+    sealed = situation.capabilities["sealed"]
+    if sealed != AVAILABLE:
+        return f"this machine has no sealed front: {sealed}"
     if not situation.sealable:
         return f"not sealed: {situation.unsealed_reason}"
     return RESTING if situation.resting else None

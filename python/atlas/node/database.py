@@ -240,7 +240,11 @@ class Database:
             raise AtlasError(errors.CONFLICT, f"data set {row.name} exists already") from error
 
     def set_phase(self, identifier: str, phase: Phase) -> None:
-        self._remove(("UPDATE datasets SET phase = ? WHERE id = ?", phase, identifier))
+        statement = "UPDATE datasets SET phase = ? WHERE id = ?"
+        if phase == "present":
+            self._run(statement, phase, identifier)
+        else:
+            self._remove((statement, phase, identifier))
 
     def set_spec(self, identifier: str, spec: DatasetSpec) -> None:
         self._run("UPDATE datasets SET spec = ? WHERE id = ?", to_json(spec), identifier)
@@ -333,7 +337,9 @@ class Database:
         self._run("UPDATE fronts SET device = ? WHERE number = ?", device, front.number)
 
     def remove_front(self, front: FrontRow) -> None:
-        self._remove(("DELETE FROM fronts WHERE number = ?", front.number))
+        """On a full disk it stays, as the row of a front that has ended."""
+        with suppress(AtlasError):
+            self._run("DELETE FROM fronts WHERE number = ?", front.number)
 
     def remove_fronts_of_other_boots(self, boot: str) -> None:
         """What cannot be removed, on a full disk, is of another boot all the same."""

@@ -99,15 +99,16 @@ class Fronts:
         name (`releasing`) is served for those who use it, and shown nowhere. Raises AtlasError.
         """
         instance = self._instance(row)
-        lost = any(front.instance not in ("", instance) for front in self._database.fronts(row.id))
-        fronts = self._take_over(row, lost)
+        fronts = self._take_over(row, instance)
+        # What is left of others, sealed and in use, may not be shown as this data set.
+        fronts = [front for front in fronts if front.instance in ("", instance)]
         if row.phase == "releasing":
             self._mounting.detach_all(row.id)
             return
         if not self._capabilities.has("swap"):
             # What is dead could only be covered, and would stay for ever.
             self._places.unmount_dead(row, fronts)
-        present = None if lost else self._places.reconcile(row, fronts)
+        present = self._places.reconcile(row, fronts)
         if present is None:
             lone = not self._mounting.entries(row.id)
             why = None if lone else "nobody serves the front of an earlier node any more"
@@ -203,16 +204,16 @@ class Fronts:
                 unchanged="nothing was changed",
             )
 
-    def _take_over(self, row: DatasetRow, lost: bool) -> list[FrontRow]:
+    def _take_over(self, row: DatasetRow, instance: str) -> list[FrontRow]:
         """Sessions of an earlier node go on here where their descriptors are left; gives the fronts
         that somebody serves then, in the sealed case the kernel alone."""
         fronts = self._collect_superblocks(self._database.fronts(row.id))
-        kinds = {front.kind for front in fronts}
         # With new tables the node ids that the kernel remembers would mean other files.
-        if "live" not in kinds or lost or not self._maker.take_over_live(row):
+        kinds = {front.kind for front in fronts if front.instance in ("", instance)}
+        if "live" not in kinds or not self._maker.take_over_live(row):
             self._maker.end_live(row)
             fronts = self._remove(fronts, "live")
-        if "lazy" not in kinds or lost or not self._take_over_twin(row):
+        if "lazy" not in kinds or not self._take_over_twin(row):
             self._maker.end_twin(row)
             fronts = self._remove(fronts, "lazy")
         return fronts
@@ -229,11 +230,15 @@ class Fronts:
         """Names the tables that the engine has open: it lies among them, and is lost with them."""
         path = self._home.datasets / row.id / "instance"
         try:
-            if path.exists():
-                return path.read_text()
+            # Empty after a power cut, it names nothing.
+            if path.exists() and (known := path.read_text()):
+                return known
             instance = secrets.token_hex(8)
             new = path.with_suffix(".new")
-            new.write_text(instance)
+            with open(new, "w", encoding="ascii") as file:
+                file.write(instance)
+                file.flush()
+                os.fsync(file.fileno())
             new.rename(path)
         except OSError as error:
             raise AtlasError(
@@ -246,7 +251,11 @@ class Fronts:
     def _collect(self, row: DatasetRow) -> list[FrontRow]:
         """The fronts that there still are; sessions that have ended make room for others."""
         fronts = self._collect_superblocks(self._database.fronts(row.id))
-        live = any(front.kind == "live" for front in fronts)
+        live = [front for front in fronts if front.kind == "live"]
+        for ended in live[:-1]:
+            # There is one live session at a time; a full disk had kept the row of another.
+            self._database.remove_front(ended)
+            fronts.remove(ended)
         if live and self._maker.live_has_ended(row):
             self._maker.end_live(row)
             fronts = self._remove(fronts, "live")

@@ -27,7 +27,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final
 
-from atlas.node.stuck import abort, connection_of, connections_of
+from atlas.node.stuck import abort, connection_of, connections_of, waits_for_fuse
 
 TICK_SECONDS: Final = 0.5
 SILENT_TICKS: Final = 10
@@ -80,6 +80,7 @@ class Keeper:
         self.killed = False
         """Sent SIGKILL by this keeper."""
         self.killed_ticks = 0
+        self.aborted: set[int] = set()
         self.stop_ticks = 0
         self.stopping = False
         self.was_ready = False
@@ -140,6 +141,7 @@ class Keeper:
         self.started_at = time.monotonic()
         self.spoke = self.ping_pending = self.is_ready = self.killed = False
         self.silent_ticks = self.killed_ticks = 0
+        self.aborted = set()
         self.restarts += 1
 
     def receive(self, link: socket.socket) -> None:
@@ -273,7 +275,10 @@ class Keeper:
     def free_stuck(self) -> None:
         """Ends connections that keep a killed node from ending, the least needed first: those that
         no reader has, those behind lazy fronts, and at last the live ones."""
-        stuck = connections_of(self.process)
+        if not waits_for_fuse(self.process):
+            return  # on a disk, say: that is none of their business
+        # Once each: the number of one that has ended may be somebody else's.
+        stuck = connections_of(self.process) - self.aborted
         kept = {connection_of(held): key for key, held in self.descriptors.items()}
         due = []
         for connection in sorted(stuck):
@@ -281,6 +286,7 @@ class Keeper:
             if self.killed_ticks >= STUCK_TICKS.get(kind, MOST_STUCK_TICKS):
                 due.append(connection)
         if due:
+            self.aborted |= set(due)
             log("ERROR", f"the node does not die: aborting FUSE connections {abort(due)}")
 
     def replace_node(self) -> bool:

@@ -37,6 +37,16 @@ def connections_of(process: int) -> set[int]:
     return {connection for connection in found if connection is not None}
 
 
+def waits_for_fuse(process: int) -> bool:
+    """Whether a thread of the process waits for an answer of a FUSE file system."""
+    for folder in Path(f"/proc/{process}/task").glob("*"):
+        for name in ("wchan", "stack"):
+            with suppress(OSError):
+                if b"request_wait_answer" in (folder / name).read_bytes():
+                    return True
+    return False
+
+
 def abort(connections: Iterable[int]) -> list[int]:
     """Ends FUSE connections: whoever waits for them, or asks later, gets an error. Gives those for
     which that worked."""

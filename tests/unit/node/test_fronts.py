@@ -224,6 +224,40 @@ def test_a_kill_after_new_tables_does_not_hide_that_they_are_new(
     second.database.close()
 
 
+def test_an_old_front_of_lost_tables_does_not_cost_the_present_ones(
+    world: World, node: Application
+) -> None:
+    """It may be held open for long; each restart meanwhile goes on with what serves."""
+    row = begin(world, node)
+    advance(world, node, CACHED)
+    world.held.add(world.mounted[0]["superblock"])
+    node.database.close()
+    (world.home.datasets / row.id / "instance").unlink()
+    world.status = SCANNED
+    second = world.node(SETTINGS)
+    second._lifecycle.bring_up(row)
+    second._registry.entry(row.id).state = "serving"
+    assert front_of(world, second) == "lazy"
+    present = [entry["superblock"] for entry in world.mounted]
+    second.database.close()
+    third = world.node(SETTINGS)
+    third._lifecycle.bring_up(row)
+    third._registry.entry(row.id).state = "serving"
+    assert front_of(world, third) == "lazy"
+    assert [entry["superblock"] for entry in world.mounted] == present
+    third.database.close()
+
+
+def test_a_probe_that_fails_for_a_moment_costs_no_front(world: World, node: Application) -> None:
+    world.capabilities["swap"] = "the kernel is too old"
+    begin(world, node)
+    assert advance(world, node, CACHED) == "sealed"
+    node._capabilities._next_try = 0.0
+    world.capabilities["sealed"] = world.capabilities["lazy"] = "the disk is full"
+    assert advance(world, node, CACHED) == "sealed"
+    assert node._capabilities.has("lazy")
+
+
 def test_swaps_are_seldom(world: World) -> None:
     node = world.node(replace(SETTINGS, swap_rest=1000.0))
     begin(world, node)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,19 @@ def read_in_order(path: Path) -> None:
         raise CommandError(f"{path} has {size} bytes, not {LARGE_BYTES}")
 
 
+def read_in_turn(paths: Sequence[Path]) -> None:
+    """Bring files of LARGE_BYTES into the page cache, 1 MiB of each in turn: what is read in last,
+    after all of another, gets the memory that is left."""
+    drop([os.fsencode(path) for path in paths])
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "rb", buffering=0)) for path in paths]
+        for offset in range(0, LARGE_BYTES, CHUNK_BYTES):
+            for file in files:
+                if os.preadv(file.fileno(), [buffer], offset) != CHUNK_BYTES:
+                    raise CommandError(f"{file.name} is too short")
+
+
 def read_at_random(path: Path) -> None:
     """Read all of a file of LARGE_BYTES once, in pieces of 256 kB, in an order of their own."""
     buffer = memoryview(bytearray(PIECE_BYTES))
@@ -122,7 +136,7 @@ def large_file(workplace: Workplace) -> list[dict[str, Any]]:
     quota = LARGE_BYTES + (256 << 20)
     shown = [show(workplace, plain, "large", front, quota=quota) for front in offered(workplace)]
     os.sync()
-    drop([os.fsencode(plain / "file")])
+    read_in_turn([plain / "file", *(one.root / "file" for one in shown)])
     results = []
     for words, read in (
         ("in order", read_in_order),
